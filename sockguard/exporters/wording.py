@@ -1,0 +1,157 @@
+"""Findings in words, as a person reads them at 3 a.m. Pure text: no colour, no I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from sockguard.records import Event, Finding, GroupTotal, Kind, Origin, Summary
+from sockguard.sites import is_application
+from sockguard.stacks import Frame
+
+_WIDTH: Final = 72
+_FRAMES: Final = 6
+_HEADLINE: Final = {
+    Kind.PEER_CLOSED: "the peer closed, we did not",
+    Kind.PEER_RESET: "the connection is dead, our descriptor is still open",
+    Kind.COLLECTED: "the peer closed, and we dropped the socket without closing it",
+}
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 socket``, ``2 sockets``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(ns: int) -> str:
+    """Return a time span as a person says it: ``850 ms``, ``12.3 s``, ``12 min``, ``3 h``."""
+    seconds = max(ns, 0) / 1e9
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def place(frame: Frame) -> str:
+    """Return ``app/db.py:88 in connect``, the path relative to the working directory."""
+    file = frame.file
+    if os.path.isabs(file):
+        try:
+            inside = os.path.relpath(file)
+        except (OSError, ValueError):
+            inside = file
+        file = file if inside.startswith(os.pardir) else inside
+    return f"{file}:{frame.line or '?'} in {frame.function}"
+
+
+def trail(stack: Sequence[Frame]) -> list[str]:
+    """Return the frames worth reading: up to the outermost of the program's own, six at most."""
+    own = [index for index, frame in enumerate(stack) if is_application(frame)]
+    shown = list(stack[: own[-1] + 1] if own else stack)
+    if own and own[0] > 1:
+        # Deep inside a library: the call into it, and the line that made the call.
+        shown = [stack[0], *shown[own[0] - 1 :]] if own[0] > 2 else shown
+    lines = [place(frame) for frame in shown[:_FRAMES]]
+    if len(shown) > _FRAMES:
+        lines.append(f"… {len(shown) - _FRAMES} more")
+    return lines or ["unknown"]
+
+
+def _who(origin: Origin) -> str:
+    parts = []
+    if origin.thread is not None:
+        parts.append(f"thread {origin.thread}")
+    if origin.task is not None:
+        parts.append(f"task {origin.task}")
+    if origin.trace_id is not None:
+        parts.append(f"trace {origin.trace_id}")
+    return ", ".join(parts) or "unknown"
+
+
+def _unread(finding: Finding) -> str:
+    if finding.unread_bytes:
+        return f"{plural(finding.unread_bytes, 'byte')} unread"
+    if finding.end_unread:
+        return "reset unread" if finding.kind is Kind.PEER_RESET else "FIN unread"
+    return "nothing unread" if finding.unread_bytes == 0 else "unread bytes unknown"
+
+
+def _what(finding: Finding) -> str:
+    state = "peer hung up" if finding.state is None else finding.state.name
+    since = "the reset was seen" if finding.kind is Kind.PEER_RESET else "the peer's FIN"
+    peer = finding.peer or ("unnamed" if finding.state is None else "unknown")
+    age = duration(finding.since_fin_ns)
+    return f"{age} since {since} ({state}), fd {finding.fd}, peer {peer}, {_unread(finding)}"
+
+
+def _rows(label: str, lines: Sequence[str]) -> list[str]:
+    first, *others = lines
+    return [f"  {label:<8} {first}", *(f"  {'':<8}   <- {line}" for line in others)]
+
+
+def leak(event: Event, fresh: int, pid: int | None) -> list[str]:
+    """Return the report of a group: ``fresh`` sockets new since the last one, ``event`` an example.
+
+    ``pid`` is named where more than one process may speak.
+    """
+    finding = event.finding
+    what = _HEADLINE[finding.kind]
+    if event.group_count == fresh:
+        head = f"{plural(fresh, 'socket')} leaked here: {what}"
+    else:
+        head = f"{fresh} more leaked here, {event.group_count} by now: {what}"
+    process = "" if pid is None else f" pid {pid}"
+    lines = [f"{head:<{_WIDTH}} [{finding.fingerprint}{process}]"]
+    lines += _rows("oldest" if event.group_open > 1 else "socket", [_what(finding)])
+    lines += _rows("opened", trail(finding.created.stack))
+    lines += _rows("by", [_who(finding.created)])
+    if finding.listener is not None:
+        lines += _rows("listener", trail(finding.listener.stack))
+    if finding.eof is not None:
+        lines += _rows("told at", trail(finding.eof.stack))
+    lines += _rows("held by", finding.holders or ["unknown"])
+    lines += _rows("why", [f"{finding.why} ({finding.verdict.value})"])
+    lines += _rows("next", [finding.advice])
+    return lines
+
+
+def resolved(event: Event) -> str:
+    """Return the line that withdraws a report."""
+    finding = event.finding
+    return (
+        f"closed after all: fd {finding.fd}, {duration(event.open_ns or 0)} after the peer; "
+        f"{event.group_open} of {event.group_count} still open"
+    )
+
+
+def _group(group: GroupTotal, count: int, more: str) -> str:
+    site = "unknown" if group.site is None else place(group.site)
+    return f"  {count:>6}  [{group.fingerprint}] {site}{more}"
+
+
+def summary(totals: Summary) -> list[str]:
+    """Return the closing lines: what leaked, and apart from it what was only late to close."""
+    late = sum(group.count for group in totals.open_at_exit)
+    if totals.leaked:
+        where = plural(len(totals.groups), "place")
+        still = sum(group.open for group in totals.groups)
+        lines = [
+            f"sockguard: {plural(totals.leaked, 'socket')} leaked at {where}, {still} still open"
+            f" at exit; {plural(totals.tracked, 'socket')} tracked"
+        ]
+        lines += [
+            _group(group, group.count, f" ({group.verdict.value})") for group in totals.groups
+        ]
+    else:
+        lines = [f"sockguard: no leak; {plural(totals.tracked, 'socket')} tracked"]
+    if late:
+        lines.append(
+            f"sockguard: {plural(late, 'socket')} open at exit whose peer had closed,"
+            " for less than the threshold"
+        )
+        lines += [_group(group, group.count, "") for group in totals.open_at_exit]
+    return lines

@@ -1,0 +1,218 @@
+"""The functions that stand in for methods of ``socket.socket``: the hot path.
+
+Each is built once with all it needs and decides nothing. None takes a lock: a signal
+handler, a finalizer or a weak-reference callback may open a socket at any instruction.
+An exception of the method itself leaves without a frame of ours in its traceback.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from _thread import get_ident
+from collections.abc import Callable
+from sys import _getframe
+from time import monotonic_ns
+from types import FunctionType
+from typing import Any, Final
+
+from sockguard.records import SocketRecord
+from sockguard.registry import Registry, fileno
+from sockguard.stacks import capture
+
+Method = Callable[..., Any]
+
+_modules: Final = sys.modules
+_FOLDER: Final = __file__.rpartition("hooks")[0]
+
+
+class Switch:
+    """Ends a hook that could not be taken out (somebody wrapped it), or that failed."""
+
+    __slots__ = ("off", "on_failure")
+
+    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+        self.off = False
+        self.on_failure = on_failure
+
+    def failed(self, error: Exception) -> bool:
+        """Tell whether ``error`` was ours, to be swallowed; switch off if it was a bug.
+
+        A signal handler of the program may raise while we run: its exception is the
+        program's. Too deep a recursion or too little memory makes us miss one socket.
+        """
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is None or not last.tb_frame.f_code.co_filename.startswith(_FOLDER):
+            return False
+        if not isinstance(error, (RecursionError, MemoryError)):
+            self.off = True
+            self.on_failure(error)
+        return True
+
+
+def dress(hook: FunctionType, original: Method) -> FunctionType:
+    """Give ``hook`` the name, documentation and place of ``original``; return it.
+
+    ``__wrapped__`` carries the signature for ``inspect``, and the original for wrapt.
+    """
+    name = getattr(original, "__name__", hook.__name__)
+    hook.__name__ = name
+    hook.__qualname__ = f"socket.{name}"
+    hook.__module__ = "socket"
+    hook.__doc__ = getattr(original, "__doc__", None)
+    hook.__wrapped__ = original  # type: ignore[attr-defined]
+    return hook
+
+
+def task_name() -> str | None:
+    """Return the name of the asyncio task that runs in this thread, if one does."""
+    if _running_loop() is None:
+        return None
+    task = _modules["asyncio.tasks"].current_task()
+    return None if task is None else task.get_name()
+
+
+def _running_loop() -> Any:
+    # Another thread may be in the midst of importing asyncio.
+    running = getattr(_modules.get("asyncio.events"), "_get_running_loop", None)
+    return None if running is None else running()
+
+
+def thread_name() -> str | None:
+    """Return this thread's name; ``current_thread()`` would make a dummy in a raw thread."""
+    thread = threading._active.get(get_ident())  # type: ignore[attr-defined]  # noqa: SLF001
+    return None if thread is None else thread._name  # noqa: SLF001
+
+
+def span_context() -> Any:
+    """Return the active span's context, where OpenTelemetry is loaded and a span is active."""
+    trace = _modules.get("opentelemetry.trace")
+    current = getattr(trace, "get_current_span", None)  # None in the midst of its import
+    if current is None:
+        return None
+    context = current().get_span_context()
+    return context if context.is_valid else None
+
+
+def strip(error: BaseException) -> None:
+    """Take the frame that called this out of ``error``'s traceback.
+
+    A bare ``raise`` behind it adds none (seen on 3.10 to 3.13): the program's traceback
+    is the one that it has without us.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
+def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) -> FunctionType:
+    """Return the stand-in for ``__init__``: files a record of every new socket.
+
+    Cost: see "creating a socket" in docs/benchmarks.md. Memory: one record and one stack.
+    """
+    by_fd = registry.by_fd
+    serial = registry.next_serial
+    socket_file: Final = getattr(getattr(original, "__code__", None), "co_filename", None)
+    accept = getattr(socket.socket.accept, "__code__", None)
+    active = threading._active.get  # type: ignore[attr-defined]  # noqa: SLF001
+    modules = _modules
+    events = modules.get("asyncio.events")  # importing wrapt has loaded it
+    running_loop = getattr(events, "_get_running_loop", _running_loop)
+    get_span = span_context
+    get_task = task_name
+
+    def __init__(  # noqa: N807
+        self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
+    ) -> None:
+        try:
+            original(self, family, type, proto, fileno)
+        except BaseException as error:
+            strip(error)
+            raise
+        if switch.off:
+            return
+        try:
+            fd = fileno_of(self)
+            record = SocketRecord(self)
+            record.fd = fd
+            record.serial = serial()
+            if fileno is not None and (before := same_socket(fd)) is not None:
+                inherit(record, before)
+            else:
+                record.created_ns = monotonic_ns()
+                frame = _getframe(1)
+                while frame.f_code.co_filename == socket_file and frame.f_back is not None:
+                    if frame.f_code is accept:
+                        record.accepted = True
+                    frame = frame.f_back
+                record.stack = capture(frame, depth)
+                thread = active(get_ident())
+                if thread is not None:
+                    record.thread = thread._name  # noqa: SLF001
+                if running_loop() is not None:
+                    record.task = get_task()
+                if "opentelemetry.trace" in modules:
+                    record.span = get_span()
+            by_fd[fd] = record
+            registry.newest = record
+            if registry.asleep:
+                registry.wake()
+        except Exception as error:
+            if not switch.failed(error):
+                raise
+
+    fileno_of = fileno
+
+    def same_socket(fd: int) -> SocketRecord | None:
+        # TLS: SSLSocket is made on the descriptor before the plain socket lets go of it.
+        before = by_fd.get(fd) or registry.inherited.get(fd)
+        if before is None:
+            return None
+        sock = before()
+        return before if sock is not None and fileno_of(sock) == fd else None
+
+    def inherit(record: SocketRecord, before: SocketRecord) -> None:
+        record.created_ns = before.created_ns
+        record.stack = before.stack
+        record.thread = before.thread
+        record.task = before.task
+        record.span = before.span
+        record.peer = before.peer
+        record.eof = before.eof
+        record.previous = before
+        if before.accepted:
+            record.accepted = True
+
+    return dress(__init__, original)  # type: ignore[arg-type]
+
+
+def finalizer_hook(
+    original: Method,
+    registry: Registry,
+    read_state: Callable[[Any], bytes | None],
+    switch: Switch,
+) -> FunctionType:
+    """Return the stand-in for ``__del__`` (level `full`): was it freed without a close?
+
+    A weak-reference callback can't tell: the descriptor is gone by then either way.
+    ``read_state`` takes the kernel's last word on the socket; the watcher decodes it.
+    """
+    collected = registry.collected
+
+    def __del__(self: Any) -> None:  # noqa: N807
+        try:
+            if not switch.off and (fd := fileno(self)) >= 0:
+                record = registry.by_fd.get(fd)
+                # Freed by the cycle collector, its weak references are dead already.
+                if record is not None and ((sock := record()) is None or sock is self):
+                    registry.collected_count += 1
+                    collected.append((record, read_state(self), monotonic_ns()))
+        except Exception as error:
+            if not switch.failed(error):
+                raise
+        finally:
+            original(self)
+
+    return dress(__del__, original)  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""Findings grouped by cause, counted exactly, published sparingly. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sockguard.records import LEAK, RESOLVED, Event, Finding, Kind, Leak
+
+#: Events a group may publish before they thin out to one at each doubling.
+FIRST_EVENTS: Final = 5
+#: Causes held apart; findings of further ones are counted together.
+MAX_GROUPS: Final = 1000
+OTHER: Final = "other"
+
+
+def is_published(count: int) -> bool:
+    """Tell whether the ``count``-th event of a group goes out: the first five, 8, 16, 32, …"""
+    return count <= FIRST_EVENTS or count & (count - 1) == 0
+
+
+class Leaks:
+    """The groups of one process. Memory: ``MAX_GROUPS`` groups with one example each."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Leak] = {}
+
+    def _group(self, finding: Finding) -> Leak:
+        name = finding.fingerprint
+        if name not in self._groups and len(self._groups) >= MAX_GROUPS:
+            name = OTHER
+        group = self._groups.get(name)
+        if group is None:
+            group = Leak(fingerprint=name, example=finding, first_seen_ns=finding.at_ns)
+            self._groups[name] = group
+        return group
+
+    def add(self, finding: Finding) -> Event | None:
+        """Count a new finding; return its event unless the group has said enough."""
+        group = self._group(finding)
+        group.count += 1
+        group.open += finding.kind is not Kind.COLLECTED  # that one is gone already
+        group.last_seen_ns = finding.at_ns
+        if not is_published(group.count):
+            return None
+        return Event(
+            name=LEAK,
+            finding=finding,
+            at_ns=finding.at_ns,
+            group_count=group.count,
+            group_open=group.open,
+        )
+
+    def resolve(self, finding: Finding, at_ns: int) -> Event | None:
+        """Count a finding's socket as closed; return the event unless capped."""
+        group = self._group(finding)
+        group.open -= 1
+        group.resolved += 1
+        if not is_published(group.resolved):
+            return None
+        return Event(
+            name=RESOLVED,
+            finding=finding,
+            at_ns=at_ns,
+            group_count=group.count,
+            group_open=group.open,
+            open_ns=finding.since_fin_ns + at_ns - finding.at_ns,
+        )
+
+    def groups(self) -> list[Leak]:
+        """Return the groups, the largest first."""
+        return sorted(self._groups.values(), key=lambda leak: -leak.count)

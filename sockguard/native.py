@@ -1,0 +1,26 @@
+"""The interpreter's own primitives, also where gevent or eventlet has put its own in their place.
+
+The watcher is a native thread: a cooperative lock or a green ``start_new_thread`` would tie
+it to the event loop whose stall it is there to see.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+
+def original(module: str, name: str) -> Any:
+    """Return ``module.name`` as the interpreter made it.
+
+    Raises ``AttributeError`` where the platform has no such thing (``select.epoll``
+    outside Linux).
+    """
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None:
+        return gevent.get_original(module, name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None:
+        return getattr(eventlet.original(module), name)
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,101 @@
+"""Placing the hooks in ``socket.socket``, in place, and taking them out again.
+
+In place: ``isinstance``, ``ssl.SSLSocket`` and an earlier ``from socket import socket`` go
+on working. wrapt places and removes; taking out leaves ``vars(socket.socket)`` as found.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import FunctionType
+from typing import Any, Final
+
+from sockguard.hooks import Method, Switch, finalizer_hook, init_hook
+from sockguard.reads import PLAIN, TUPLE, read_hook
+from sockguard.registry import Registry
+
+
+class Patch:
+    """The hooks of one guard. Install and remove from one thread at a time."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        depth: int,
+        full: bool,
+        read_state: Callable[[Any], bytes | None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._registry = registry
+        self._depth = depth
+        self._full = full
+        self._read_state = read_state
+        self._placed: list[tuple[Any, str, FunctionType]] = []
+        self._switch: Final = Switch(on_failure)
+
+    def _place(self, target: Any, name: str, make: Callable[[Method], FunctionType]) -> None:
+        import wrapt  # costs 60 to 100 ms and 170 modules: not before it is wanted
+
+        if hasattr(target, name):
+            # A plain function, not wrapt's proxy: its bound call costs three times as much.
+            hook: Any = wrapt.wrap_object(target, name, make)  # type: ignore[arg-type]
+            self._placed.append((target, name, hook))
+
+    def place(self) -> None:
+        """Put the hooks in. On failure takes out again what is in, and raises."""
+        try:
+            self._place_all()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _place_all(self) -> None:
+        registry, depth, switch = self._registry, self._depth, self._switch
+        self._place(
+            socket.socket, "__init__", lambda method: init_hook(method, registry, depth, switch)
+        )
+        if not self._full:
+            return
+        for name in (*PLAIN, *TUPLE):
+            self._place(
+                socket.socket, name, lambda method: read_hook(method, registry, depth, switch)
+            )
+        self._place(
+            socket.socket,
+            "__del__",
+            lambda method: finalizer_hook(method, registry, self._read_state, switch),
+        )
+        import wrapt
+
+        wrapt.when_imported("ssl")(self._place_tls)
+
+    def _place_tls(self, ssl: Any) -> None:
+        # Called in the midst of the program's `import ssl`, maybe long after `remove`:
+        # wrapt can't unregister, and an exception here would break that import.
+        if self._switch.off:
+            return
+        tells_end = (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+        try:
+            self._place(
+                ssl.SSLSocket,
+                "read",
+                lambda method: read_hook(
+                    method, self._registry, self._depth, self._switch, tells_end
+                ),
+            )
+        except Exception as error:
+            self._switch.on_failure(error)
+
+    def remove(self) -> None:
+        """Take the hooks out, the last first. One that somebody has wrapped stays, switched off."""
+        self._switch.off = True
+        while self._placed:
+            target, name, hook = self._placed.pop()
+            import wrapt
+
+            # Where somebody has wrapped ours it stays, and from now on only passes through.
+            with suppress(wrapt.WrapperNotOutermostError):
+                wrapt.unwrap_object(target, name, hook, missing_ok=True)

@@ -1,0 +1,92 @@
+"""The tracked sockets, by descriptor.
+
+Written by the application's threads without a lock: one dict store a socket. Nothing is
+ever deleted (between a look and a deletion another thread may file a new socket under the
+number), so the table is bounded by the highest descriptor that the process ever had.
+"""
+
+from __future__ import annotations
+
+import _socket
+import itertools
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from sockguard.records import SocketRecord
+
+_fileno: Final = _socket.socket.fileno
+
+# Freed without close, and not yet looked at by the watcher: the newest, not more.
+MAX_COLLECTED: Final = 10_000
+
+
+def alive(record: SocketRecord) -> socket.socket | None:
+    """Return the record's socket while it still has the descriptor it was filed under."""
+    sock = record()
+    if sock is not None and fileno(sock) == record.fd:
+        return sock
+    return None
+
+
+def fileno(sock: Any) -> int:
+    """Return the descriptor of ``sock``, -1 when closed, past any override of a subclass."""
+    try:
+        fd: int = _fileno(sock)
+    except TypeError:  # not made of _socket.socket: gevent's class
+        fd = sock.fileno()
+    return fd
+
+
+def _nothing() -> None:
+    """Wake nobody."""
+
+
+class Registry:
+    """Where the hooks file what they noted, and the watcher looks."""
+
+    def __init__(self) -> None:
+        self.by_fd: dict[int, SocketRecord] = {}
+        #: Sockets of the process that forked us; it reports them, we know their origin.
+        self.inherited: dict[int, SocketRecord] = {}
+        #: The latest record: when it has not changed, no socket came.
+        self.newest: SocketRecord | None = None
+        self.next_serial: Any = itertools.count(1).__next__
+        #: ``(record, TCP_INFO at that moment, monotonic ns)``: level `full`.
+        self.collected: deque[tuple[SocketRecord, bytes | None, int]] = deque(maxlen=MAX_COLLECTED)
+        self.collected_count = 0
+        #: No watcher thread runs, and the next socket is to start one (after a fork).
+        self.asleep = False
+        self.wake: Callable[[], None] = _nothing
+
+    def records(self) -> list[SocketRecord]:
+        """Return all records, those of sockets long gone included. Any thread; atomic."""
+        return list(self.by_fd.values())
+
+    def live(self) -> Iterator[tuple[SocketRecord, socket.socket]]:
+        """Yield each tracked socket that is open, also one hidden by a later object.
+
+        Two objects may share a descriptor (``socket(fileno=…)``): the later is filed, the
+        earlier is reached through ``previous`` while the later does not have it any more.
+        """
+        for filed in self.records():
+            record: SocketRecord | None = filed
+            while record is not None:
+                sock = alive(record)
+                if sock is not None:
+                    yield record, sock
+                    break
+                record = record.previous
+
+    def tracked(self) -> int:
+        """Return how many sockets were ever tracked."""
+        return self.newest.serial if self.newest is not None else 0
+
+    def begin_child(self) -> None:
+        """After a fork, in the child: what was tracked is the parent's to report."""
+        self.inherited = {**self.inherited, **self.by_fd}
+        self.by_fd.clear()
+        self.newest = None
+        self.collected.clear()
+        self.collected_count = 0

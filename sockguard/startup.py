@@ -1,0 +1,96 @@
+"""What ``sockguard.pth`` (and ``sockguard.start``, PEP 829) runs in every Python process.
+
+It must cost a process that is not under guard nothing, and one that is no surprise: the
+program finds the modules that it would have found without us.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def start() -> None:
+    """Put this process under guard if ``SOCKGUARD`` asks for it. Raises nothing."""
+    if os.environ.get("SOCKGUARD", "") in ("", "0"):
+        return
+    loaded = set(sys.modules)
+    install_from_environment()
+    _unshadow(loaded)
+
+
+def install_from_environment() -> None:
+    """Install with the environment's options. Raises nothing.
+
+    In a service nothing of ours is an error: a wrong value is one warning on standard
+    error and keeps its default; what fails is said once, and the program runs unguarded.
+    """
+    try:
+        from pathlib import Path
+
+        from sockguard import stderr
+        from sockguard.config import ConfigError, load
+        from sockguard.guard import install_config
+    except Exception as error:
+        os.write(2, f"sockguard: could not be loaded: {error!r}\n".encode())
+        return
+    try:
+        stderr.remember()
+        wrong: list[ConfigError] = []
+        config = load(environ=os.environ, folder=Path.cwd(), on_error=wrong.append)
+        if wrong:
+            stderr.complain("; ".join(map(str, wrong)) + " (the default is used)")
+        install_config(config)
+    except Exception as error:
+        stderr.complain(f"could not start, the program runs unguarded: {error!r}")
+
+
+def _unshadow(loaded: set[str]) -> None:
+    """Forget standard modules that the program has its own of, so that it gets its own.
+
+    A folder with a ``queue.py`` beside ``app.py`` comes first on ``sys.path``; but we
+    imported the standard one before that path was set. Ours stay as they are: they hold
+    what they imported.
+    """
+    folder = _program_folder()
+    if folder is None:
+        return
+    try:
+        names = {entry.partition(".")[0] for entry in os.listdir(folder)}
+    except OSError:
+        return
+    fresh = [name for name in sys.modules if name not in loaded]
+    for top in names & {name.partition(".")[0] for name in fresh}:
+        if top != "sockguard" and _is_importable(os.path.join(folder, top)):
+            for name in fresh:
+                if name == top or name.startswith(top + "."):
+                    del sys.modules[name]
+
+
+def _is_importable(stem: str) -> bool:
+    return os.path.isfile(stem + ".py") or os.path.isfile(os.path.join(stem, "__init__.py"))
+
+
+def _program_folder() -> str | None:
+    """Return what will be ``sys.path[0]``, ``None`` if nothing will. cmdline of ``python(1)``"""
+    if sys.flags.isolated or getattr(sys.flags, "safe_path", False):
+        return None
+    arguments = iter(sys.orig_argv[1:])
+    for argument in arguments:
+        if not argument.startswith("-") or argument == "-":
+            if argument == "-":
+                break
+            script = os.path.realpath(argument)
+            return script if os.path.isdir(script) else os.path.dirname(script)
+        if argument.startswith("--"):
+            if argument == "--check-hash-based-pycs":
+                next(arguments, None)
+            continue
+        for index, letter in enumerate(argument[1:], start=2):
+            if letter in "cm":
+                return os.getcwd()
+            if letter in "WX":
+                if index == len(argument):
+                    next(arguments, None)
+                break
+    return os.getcwd()

@@ -1,0 +1,350 @@
+"""One look at all sockets that need one: adopt, ask, judge, group, publish.
+
+``tick()`` is the whole of it; the thread in ``heartbeat`` only repeats it, and tests call it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sockguard import detector, endpoints, narrate
+from sockguard.config import Config
+from sockguard.descriptors import Identity, identity
+from sockguard.detector import Trouble
+from sockguard.leaks import Leaks
+from sockguard.listeners import Listeners
+from sockguard.native import original
+from sockguard.observers import LostError, Observer
+from sockguard.records import (
+    Event,
+    Evidence,
+    Finding,
+    GroupTotal,
+    Observation,
+    SocketRecord,
+    Summary,
+)
+from sockguard.registry import Registry, alive
+from sockguard.sites import culprit
+from sockguard.stacks import StackTable
+
+# Sockets freed unclosed that `check` may still ask for: the newest, not more.
+MAX_BURIED: Final = 1000
+
+
+class Case:
+    """A socket in trouble, from the first sign to its end."""
+
+    __slots__ = ("finding", "identity", "record", "spared", "trouble", "twins")
+
+    def __init__(self, record: SocketRecord, trouble: Trouble) -> None:
+        self.record = record
+        self.trouble = trouble
+        #: Set when it has become a leak.
+        self.finding: Finding | None = None
+        self.identity: Identity | None = None
+        #: The user asked to ignore this one.
+        self.spared = False
+        #: Other objects with a descriptor of their own for the same kernel socket (dup).
+        self.twins: list[SocketRecord] = []
+
+    def is_open(self) -> bool:
+        """Tell whether any descriptor of the kernel socket that we know of is open."""
+        if alive(self.record) is not None:
+            return True
+        for twin in self.twins:
+            if alive(twin) is not None:
+                self.record = twin
+                return True
+        # The object has let go of the number (detach, TLS): the kernel has not.
+        return self.finding is not None and identity(self.record.fd) == self.identity
+
+
+class Watcher:
+    """Looks at the registry's sockets through an observer, and publishes what it finds.
+
+    Any thread may call; one looks at a time (a native, reentrant lock). Memory: one case a
+    socket in trouble and the bounds of ``StackTable``, ``Leaks`` and ``Listeners``; nothing
+    for a healthy socket but its record.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        observer: Observer,
+        decode: Callable[[bytes], Observation],
+        publish: Callable[[Sequence[Event]], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._config: Final = config
+        self._registry: Final = registry
+        self._observer: Final = observer
+        self._decode: Final = decode
+        self._publish: Final = publish
+        self._clock: Final = clock
+        self._lock: Any = original("_thread", "RLock")()
+        self._ignore: Final = [re.compile(pattern) for pattern in config.ignore]
+        self._stacks: Final = StackTable()
+        self._listeners: Final = Listeners(registry)
+        self._cases: dict[int, Case] = {}
+        self._leaking: dict[Identity | None, Case] = {}
+        self._outlived: SocketRecord | None = None
+        self._adopted: SocketRecord | None = None
+        self._buried: deque[tuple[SocketRecord, Trouble, int]] = deque(maxlen=MAX_BURIED)
+        self._unpublished: list[Event] = []
+        self.leaks: Final = Leaks()
+        #: Processor time spent in looks, whoever's thread it was.
+        self.cpu_ns = 0
+
+    @contextmanager
+    def _looking(self, now_ns: int | None = None) -> Iterator[int]:
+        began = time.thread_time_ns()
+        with self._lock:
+            try:
+                yield self._clock() if now_ns is None else now_ns
+            finally:
+                self.cpu_ns += time.thread_time_ns() - began
+
+    # -- what is asked of it -----------------------------------------------------------
+
+    def tick(self, now_ns: int | None = None) -> None:
+        """Look once, and publish what was found. ``now_ns``: another clock, for tests."""
+        with self._looking(now_ns) as now:
+            self._adopt()
+            self._suspect(now)
+            self._follow(now)
+            self._bury()
+            events, self._unpublished = self._unpublished, []
+        if events:  # decided inside the lock, said outside: an exporter may block
+            self._publish(events)
+
+    def check(self, threshold_ns: int, now_ns: int | None = None) -> list[Finding]:
+        """Look at every socket, also those younger than a tick; publish nothing.
+
+        Sockets freed unclosed are told once. 2 µs a healthy socket.
+        """
+        with self._looking(now_ns) as now:
+            self._bury()
+            cases = [case for case in self._look_at_all(now) if case is not None]
+            findings = [
+                case.finding or self._find(case, now)
+                for case in self._one_a_socket(cases)
+                if detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
+            ]
+            while self._buried:
+                record, trouble, at_ns = self._buried.popleft()
+                if detector.is_leak(trouble, now_ns=at_ns, threshold_ns=threshold_ns):
+                    findings.append(self._find_collected(record, trouble, at_ns))
+        return [finding for finding in findings if finding is not None]
+
+    def summarize(self) -> Summary:
+        """Return what the process leaves behind: exact groups, and who is merely late."""
+        with self._looking() as now:
+            late: Counter[str] = Counter()
+            examples: dict[str, Finding] = {}
+            cases = [case for case in self._look_at_all(now) if case is not None]
+            for case in self._one_a_socket(cases):
+                finding = None if case.finding else self._find(case, now)
+                if finding is not None:
+                    late[finding.fingerprint] += 1
+                    examples.setdefault(finding.fingerprint, finding)
+            registry = self._registry
+            groups = tuple(
+                _total(leak.fingerprint, leak.example, leak.count, leak.open)
+                for leak in self.leaks.groups()
+            )
+        full = self._config.level == "full"
+        return Summary(
+            at_ns=now,
+            groups=groups,
+            open_at_exit=tuple(
+                _total(name, examples[name], count, count) for name, count in late.most_common()
+            ),
+            tracked=registry.tracked(),
+            collected_unclosed=registry.collected_count if full else None,
+            coverage={"python": registry.tracked(), "adapter": 0, "native": None},
+            cpu_ns=self.cpu_ns,
+        )
+
+    # -- the tick, step by step --------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Begin to watch the sockets that were there at the tick before: most die younger."""
+        outlived, self._outlived = self._outlived, self._registry.newest
+        if self._config.threshold < self._config.interval:  # too short to let one tick go by
+            outlived = self._outlived
+        if outlived is None or outlived is self._adopted:
+            return
+        self._adopted = outlived
+        for record in self._registry.records():
+            if not record.seen and record.serial <= outlived.serial:
+                record.seen = True
+                self._adopt_one(record)
+
+    def _adopt_one(self, record: SocketRecord) -> None:
+        sock = alive(record)
+        if sock is None or not endpoints.is_stream(sock):
+            return
+        record.stack = self._stacks.intern(record.stack)
+        _note_peer(record, sock)
+        self._observer.adopt(record.fd)
+
+    def _suspect(self, now: int) -> None:
+        try:
+            hinted: Iterable[int] = self._observer.harvest()
+        except LostError:  # the program closed our descriptors: adopt all again
+            for record, sock in self._registry.live():
+                if record.seen and endpoints.is_stream(sock):
+                    self._observer.adopt(record.fd)
+            hinted = self._observer.harvest()
+        by_fd = self._registry.by_fd
+        for fd in hinted:
+            hidden = by_fd.get(fd)
+            while hidden is not None and alive(hidden) is None:
+                hidden = hidden.previous
+            if hidden is not None:
+                self._look_at(hidden, now)
+
+    def _follow(self, now: int) -> None:
+        threshold_ns = self._config.threshold_ns
+        for case in list(self._cases.values()):
+            if not case.is_open():
+                self._end(case, now)
+            elif (
+                case.finding is None
+                and not case.spared
+                and self._look_at(case.record, now) is case
+                and detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
+            ):
+                self._confirm(case, now)
+
+    def _bury(self) -> None:
+        """Take in the sockets that were freed unclosed: had their peer gone before?"""
+        collected = self._registry.collected
+        while collected:
+            record, info, at_ns = collected.popleft()
+            case = self._cases.get(record.serial)
+            if info is None or (case is not None and case.finding is not None):
+                continue  # found already: it ends by itself
+            before = self._cases.pop(record.serial).trouble if case is not None else None
+            trouble = detector.follow(record, before, self._decode(info), now_ns=at_ns)
+            if trouble is None:
+                continue
+            self._buried.append((record, trouble, at_ns))
+            threshold_ns = self._config.threshold_ns
+            if detector.is_leak(trouble, now_ns=at_ns, threshold_ns=threshold_ns):
+                finding = self._find_collected(record, trouble, at_ns)
+                if finding is not None:
+                    self._queue(self.leaks.add(finding))
+
+    # -- one socket --------------------------------------------------------------------
+
+    def _look_at(self, record: SocketRecord, now: int) -> Case | None:
+        """Ask the kernel about one socket; return its case if it is in trouble."""
+        case = self._cases.get(record.serial)
+        sock = alive(record)
+        seen = None if sock is None else self._observer.observe(sock, record)
+        if seen is None:
+            return case
+        _note_peer(record, sock)
+        before = None if case is None else case.trouble
+        trouble = detector.follow(record, before, seen, now_ns=now)
+        if trouble is None:
+            if case is not None:
+                self._end(case, now)
+            return None
+        if case is None:
+            case = self._cases[record.serial] = Case(record, trouble)
+        case.trouble = trouble
+        return case
+
+    def _look_at_all(self, now: int) -> Iterator[Case | None]:
+        for record, sock in self._registry.live():
+            if endpoints.is_stream(sock):
+                yield self._look_at(record, now)
+
+    @staticmethod
+    def _one_a_socket(cases: Iterable[Case]) -> Iterator[Case]:
+        """Leave out objects that share a kernel socket with an earlier one."""
+        known: set[Identity | None] = set()
+        for case in sorted(cases, key=lambda case: case.finding is None):
+            if (socket_id := identity(case.record.fd)) not in known:
+                known.add(socket_id)
+                yield case
+
+    def _confirm(self, case: Case, now: int) -> None:
+        """Make a leak of a case, unless its kernel socket is one already, or ignored."""
+        case.identity = identity(case.record.fd)
+        first = self._leaking.get(case.identity)
+        if first is not None and first is not case and first.is_open():
+            if case.record not in first.twins:
+                first.twins.append(case.record)
+            return
+        finding = self._find(case, now)
+        if finding is not None:
+            case.finding = finding
+            self._leaking[case.identity] = case
+            self._queue(self.leaks.add(finding))
+
+    def _end(self, case: Case, now: int) -> None:
+        """The socket is closed, or well again."""
+        self._cases.pop(case.record.serial, None)
+        if case.finding is not None:
+            self._cases.pop(case.finding.serial, None)
+            self._leaking.pop(case.identity, None)
+            self._queue(self.leaks.resolve(case.finding, now))
+
+    def _find(self, case: Case, now: int) -> Finding | None:
+        """Return the finding that a case amounts to; ``None`` if it is ignored or gone."""
+        record = case.record
+        sock = alive(record)
+        if sock is None:
+            return None
+        evidence = self._observer.evidence(sock, record)
+        if alive(record) is None:  # closed while we looked: all that was another's number
+            return None
+        return self._narrate(record, case.trouble, evidence, now)
+
+    def _find_collected(self, record: SocketRecord, trouble: Trouble, at_ns: int) -> Finding | None:
+        trouble = detector.collected(trouble)
+        return self._narrate(record, trouble, Evidence(peer=record.peer), at_ns)
+
+    def _narrate(
+        self, record: SocketRecord, trouble: Trouble, evidence: Evidence, now: int
+    ) -> Finding | None:
+        listener = self._listeners.find(evidence.local, now) if record.accepted else None
+        finding = narrate.finding(
+            record, trouble, evidence, listener, depth=self._config.depth, now_ns=now
+        )
+        if not narrate.is_ignored(finding, self._ignore):
+            return finding
+        if record.serial in self._cases:
+            self._cases[record.serial].spared = True
+        return None
+
+    def _queue(self, event: Event | None) -> None:
+        if event is not None:
+            self._unpublished.append(event)
+
+
+def _note_peer(record: SocketRecord, sock: object) -> None:
+    # While it is connected: after a reset the kernel does not know the peer any more.
+    if record.peer is None:
+        record.peer = endpoints.render(endpoints.raw_peer(sock))
+
+
+def _total(fingerprint: str, example: Finding, count: int, still_open: int) -> GroupTotal:
+    return GroupTotal(
+        fingerprint=fingerprint,
+        kind=example.kind,
+        verdict=example.verdict,
+        count=count,
+        open=still_open,
+        site=culprit(example.created.stack),
+    )

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from sockguard.hooks import Method, Switch, finalizer_hook, init_hook
-from sockguard.reads import PLAIN, TUPLE, read_hook
+from sockguard.reads import METHODS, read_hook
 from sockguard.registry import Registry
 
 
@@ -59,7 +59,7 @@ class Patch:
         )
         if not self._full:
             return
-        for name in (*PLAIN, *TUPLE):
+        for name in METHODS:
             self._place(
                 socket.socket, name, lambda method: read_hook(method, registry, depth, switch)
             )

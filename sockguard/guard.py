@@ -112,22 +112,23 @@ class Guard:
         if not self._watches:
             return
         self._watches = False
-        self._registry.asleep = False
+        self._registry.asleep.clear()
         self._heartbeat.disarm()
         self._heartbeat.stop(EXIT_PATIENCE_S)
-        engine = self._engine
-        if engine is None:  # a fork that nobody woke: it has no record to close
-            return
+        if self._engine is None and self._registry.newest is None:
+            return  # a fork that opened no socket: it has no record to close
         try:
+            engine = self._the_engine(publishes=True)
             engine.watcher.tick()
             summary = engine.watcher.summarize()
             engine.each(lambda exporter: exporter.summarize(summary))
         except Exception as error:
             complain(f"the summary failed: {error!r}")
 
-    def _the_engine(self) -> Engine:
+    def _the_engine(self, *, publishes: bool | None = None) -> Engine:
         if self._engine is None:
-            exporters = _exporters(self.config) if self._watches else []
+            publishes = self._watches if publishes is None else publishes
+            exporters = _exporters(self.config) if publishes else []
             self._engine = Engine(self.config, self._registry, exporters)
         return self._engine
 
@@ -141,9 +142,10 @@ class Guard:
 
     def _wake(self) -> None:
         """Start the watcher where a fork has put it to sleep. Any thread, any moment."""
-        if not self._registry.asleep:
+        try:
+            self._registry.asleep.pop()
+        except IndexError:  # another thread was first
             return
-        self._registry.asleep = False
         try:
             self._heartbeat.start()
         except Exception as error:  # the interpreter ends, or has no thread to spare
@@ -154,7 +156,7 @@ class Guard:
     def before_fork(self) -> None:
         if self._heartbeat.is_beating:
             self._heartbeat.stop(FORK_PATIENCE_S)
-            self._registry.asleep = True
+            self._registry.asleep[:] = [True]
         util = sys.modules.get("multiprocessing.util")
         if util is not None and not self._multiprocessing:
             # Its children end by os._exit, past atexit; this comes after it has cleared
@@ -173,7 +175,7 @@ class Guard:
         self._heartbeat = Heartbeat(self._tick, self.config.interval)
         self._close_engine()
         if self._watches:
-            self._registry.asleep = True
+            self._registry.asleep[:] = [True]
             self._heartbeat.arm(self._wake)
 
     def _in_multiprocessing_child(self) -> None:

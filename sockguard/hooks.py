@@ -168,10 +168,12 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
     def same_socket(fd: int) -> SocketRecord | None:
         # TLS: SSLSocket is made on the descriptor before the plain socket lets go of it.
         before = by_fd.get(fd) or registry.inherited.get(fd)
-        if before is None:
-            return None
-        sock = before()
-        return before if sock is not None and fileno_of(sock) == fd else None
+        while before is not None:
+            sock = before()
+            if sock is not None and fileno_of(sock) == fd:
+                return before
+            before = before.previous
+        return None
 
     def inherit(record: SocketRecord, before: SocketRecord) -> None:
         record.created_ns = before.created_ns
@@ -188,31 +190,43 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
     return dress(__init__, original)  # type: ignore[arg-type]
 
 
-def finalizer_hook(
-    original: Method,
-    registry: Registry,
-    read_state: Callable[[Any], bytes | None],
-    switch: Switch,
-) -> FunctionType:
-    """Return the stand-in for ``__del__`` (level `full`): was it freed without a close?
+class FinalizerHook:
+    """The stand-in for ``__del__`` (level `full`): was the socket freed without a close?
 
-    A weak-reference callback can't tell: the descriptor is gone by then either way.
-    ``read_state`` takes the kernel's last word on the socket; the watcher decodes it.
+    A descriptor, not a function: CPython asks it for the bound method, we note, and it
+    then calls the original with no frame of ours below. So the ResourceWarning for an
+    unclosed socket names the program's line. A mere look at ``sock.__del__`` notes too;
+    the watcher drops what is still alive. A weak-reference callback would not do: the
+    descriptor is gone by then either way.
     """
-    collected = registry.collected
 
-    def __del__(self: Any) -> None:  # noqa: N807
-        try:
-            if not switch.off and (fd := fileno(self)) >= 0:
-                record = registry.by_fd.get(fd)
-                # Freed by the cycle collector, its weak references are dead already.
-                if record is not None and ((sock := record()) is None or sock is self):
-                    registry.collected_count += 1
-                    collected.append((record, read_state(self), monotonic_ns()))
-        except Exception as error:
-            if not switch.failed(error):
-                raise
-        finally:
-            original(self)
+    def __init__(
+        self,
+        original: Any,
+        registry: Registry,
+        read_state: Callable[[Any], bytes | None],
+        switch: Switch,
+    ) -> None:
+        """``read_state`` takes the kernel's last word on a socket; the watcher decodes it."""
+        self.__wrapped__ = original
+        self._registry = registry
+        self._read_state = read_state
+        self._switch = switch
 
-    return dress(__del__, original)  # type: ignore[arg-type]
+    def __get__(self, sock: Any, owner: type) -> Any:
+        if sock is not None and not self._switch.off:
+            try:
+                self._note(sock)
+            except Exception as error:
+                if not self._switch.failed(error):
+                    raise
+        return self.__wrapped__.__get__(sock, owner)
+
+    def _note(self, sock: Any) -> None:
+        fd = fileno(sock)
+        if fd < 0:
+            return
+        record = self._registry.by_fd.get(fd)
+        # Freed by the cycle collector, its weak references are dead already.
+        if record is not None and ((known := record()) is None or known is sock):
+            self._registry.collected.append((record, self._read_state(sock), monotonic_ns()))

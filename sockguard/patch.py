@@ -9,10 +9,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from types import FunctionType
 from typing import Any, Final
 
-from sockguard.hooks import Method, Switch, finalizer_hook, init_hook
+from sockguard.hooks import FinalizerHook, Method, Switch, init_hook
 from sockguard.reads import METHODS, read_hook
 from sockguard.registry import Registry
 
@@ -33,10 +32,10 @@ class Patch:
         self._depth = depth
         self._full = full
         self._read_state = read_state
-        self._placed: list[tuple[Any, str, FunctionType]] = []
+        self._placed: list[tuple[Any, str, Any]] = []
         self._switch: Final = Switch(on_failure)
 
-    def _place(self, target: Any, name: str, make: Callable[[Method], FunctionType]) -> None:
+    def _place(self, target: Any, name: str, make: Callable[[Method], object]) -> None:
         import wrapt  # costs 60 to 100 ms and 170 modules: not before it is wanted
 
         if hasattr(target, name):
@@ -66,7 +65,7 @@ class Patch:
         self._place(
             socket.socket,
             "__del__",
-            lambda method: finalizer_hook(method, registry, self._read_state, switch),
+            lambda method: FinalizerHook(method, registry, self._read_state, switch),
         )
         import wrapt
 

@@ -55,9 +55,10 @@ class Registry:
         self.next_serial: Any = itertools.count(1).__next__
         #: ``(record, TCP_INFO at that moment, monotonic ns)``: level `full`.
         self.collected: deque[tuple[SocketRecord, bytes | None, int]] = deque(maxlen=MAX_COLLECTED)
-        self.collected_count = 0
-        #: No watcher thread runs, and the next socket is to start one (after a fork).
-        self.asleep = False
+        #: Not empty: no watcher thread runs, and the next socket is to start one (after a
+        #: fork). A list, because `pop` is atomic: only one thread gets to start it.
+        self.asleep: list[bool] = []
+        self._before = 0
         self.wake: Callable[[], None] = _nothing
 
     def records(self) -> list[SocketRecord]:
@@ -80,13 +81,14 @@ class Registry:
                 record = record.previous
 
     def tracked(self) -> int:
-        """Return how many sockets were ever tracked."""
-        return self.newest.serial if self.newest is not None else 0
+        """Return how many sockets this process has tracked, ever."""
+        return self.newest.serial - self._before if self.newest is not None else 0
 
     def begin_child(self) -> None:
         """After a fork, in the child: what was tracked is the parent's to report."""
         self.inherited = {**self.inherited, **self.by_fd}
         self.by_fd.clear()
+        if self.newest is not None:
+            self._before = self.newest.serial
         self.newest = None
         self.collected.clear()
-        self.collected_count = 0

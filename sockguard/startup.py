@@ -40,6 +40,11 @@ def install_from_environment() -> None:
         config = load(environ=os.environ, folder=Path.cwd(), on_error=wrong.append)
         if wrong:
             stderr.complain("; ".join(map(str, wrong)) + " (the default is used)")
+        if "SOCKGUARD_EXIT_CODE" in os.environ and "SOCKGUARD_TALLY" not in os.environ:
+            stderr.complain(
+                "SOCKGUARD_EXIT_CODE needs `python -m sockguard` or `sockguard run`: from within,"
+                " a process can't change its exit code without losing what runs after atexit"
+            )
         install_config(config)
     except Exception as error:
         stderr.complain(f"could not start, the program runs unguarded: {error!r}")
@@ -80,8 +85,7 @@ def _program_folder() -> str | None:
         if not argument.startswith("-") or argument == "-":
             if argument == "-":
                 break
-            script = os.path.realpath(argument)
-            return script if os.path.isdir(script) else os.path.dirname(script)
+            return _folder_of(os.path.realpath(argument))
         if argument.startswith("--"):
             if argument == "--check-hash-based-pycs":
                 next(arguments, None)
@@ -94,3 +98,14 @@ def _program_folder() -> str | None:
                     next(arguments, None)
                 break
     return os.getcwd()
+
+
+def _folder_of(script: str) -> str | None:
+    if os.path.isdir(script):
+        return script
+    if not script.endswith(".py"):
+        import zipfile  # loaded by now
+
+        if os.path.isfile(script) and zipfile.is_zipfile(script):
+            return None  # nothing in a zip file's folder is on its path
+    return os.path.dirname(script)

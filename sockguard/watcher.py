@@ -62,7 +62,9 @@ class Case:
                 self.record = twin
                 return True
         # The object has let go of the number (detach, TLS): the kernel has not.
-        return self.finding is not None and identity(self.record.fd) == self.identity
+        if self.finding is None or self.identity is None:
+            return False
+        return identity(self.record.fd) == self.identity
 
 
 class Watcher:
@@ -98,6 +100,7 @@ class Watcher:
         self._adopted: SocketRecord | None = None
         self._buried: deque[tuple[SocketRecord, Trouble, int]] = deque(maxlen=MAX_BURIED)
         self._unpublished: list[Event] = []
+        self._collected = 0
         self.leaks: Final = Leaks()
         #: Processor time spent in looks, whoever's thread it was.
         self.cpu_ns = 0
@@ -167,7 +170,7 @@ class Watcher:
                 _total(name, examples[name], count, count) for name, count in late.most_common()
             ),
             tracked=registry.tracked(),
-            collected_unclosed=registry.collected_count if full else None,
+            collected_unclosed=self._collected if full else None,
             coverage={"python": registry.tracked(), "adapter": 0, "native": None},
             cpu_ns=self.cpu_ns,
         )
@@ -192,6 +195,8 @@ class Watcher:
         if sock is None or not endpoints.is_stream(sock):
             return
         record.stack = self._stacks.intern(record.stack)
+        while record.previous is not None and alive(record.previous) is None:
+            record.previous = record.previous.previous
         _note_peer(record, sock)
         self._observer.adopt(record.fd)
 
@@ -229,6 +234,9 @@ class Watcher:
         collected = self._registry.collected
         while collected:
             record, info, at_ns = collected.popleft()
+            if alive(record) is not None:
+                continue  # somebody looked at its __del__, or it was revived
+            self._collected += 1
             case = self._cases.get(record.serial)
             if info is None or (case is not None and case.finding is not None):
                 continue  # found already: it ends by itself

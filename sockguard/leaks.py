@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from sockguard.records import LEAK, RESOLVED, Event, Finding, Kind, Leak
@@ -65,6 +66,11 @@ class Leaks:
             group_open=group.open,
             open_ns=finding.since_fin_ns + at_ns - finding.at_ns,
         )
+
+    def up_to_date(self, event: Event) -> Event:
+        """Return ``event`` with its group's numbers of now: others may have come behind it."""
+        group = self._group(event.finding)
+        return replace(event, group_count=group.count, group_open=group.open)
 
     def groups(self) -> list[Leak]:
         """Return the groups, the largest first."""

@@ -123,7 +123,8 @@ class Watcher:
             self._suspect(now)
             self._follow(now)
             self._bury()
-            events, self._unpublished = self._unpublished, []
+            events = [self.leaks.up_to_date(event) for event in self._unpublished]
+            self._unpublished.clear()
         if events:  # decided inside the lock, said outside: an exporter may block
             self._publish(events)
 

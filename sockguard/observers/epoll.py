@@ -68,9 +68,10 @@ class EpollSet:
         """Close what is still ours; leave to its new owner what is not."""
         if self.is_ours():
             self._epoll.close()
-            os.close(self._sentinel)
         else:
             _abandon(self._epoll)
+        if identity(self._sentinel) == self._identity:
+            os.close(self._sentinel)
 
 
 def _abandon(epoll: Any) -> None:

@@ -50,12 +50,12 @@ def is_unix(sock: Any) -> bool:
 
 def render(address: Any) -> str | None:
     """Put an address into words: ``127.0.0.1:80``, ``[::1]:80``, a path, ``@abstract``."""
-    if isinstance(address, tuple):
-        host, port = address[:2]
+    if isinstance(address, tuple) and len(address) > 1:
+        host, port = str(address[0]), address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):
         return "@" + address.lstrip(b"\0").decode("utf-8", "backslashreplace") if address else None
-    return address or None
+    return address if isinstance(address, str) and address else None
 
 
 def raw_local(sock: Any) -> Any:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sockguard import stderr
+from sockguard import endpoints, stderr
 from sockguard.config import NS_PER_S, Config, load
 from sockguard.exporters import Exporter
 from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
@@ -69,7 +69,7 @@ class Guard:
             self._registry,
             depth=config.depth,
             full=config.level == "full",
-            read_state=tcp_info.read,
+            last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
         )
         self._engine: Engine | None = None

@@ -18,7 +18,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from sockguard.records import SocketRecord
-from sockguard.registry import Registry, fileno
+from sockguard.registry import Collected, Registry, fileno
 from sockguard.stacks import capture
 
 Method = Callable[..., Any]
@@ -93,8 +93,11 @@ def span_context() -> Any:
     current = getattr(trace, "get_current_span", None)  # None in the midst of its import
     if current is None:
         return None
-    context = current().get_span_context()
-    return context if context.is_valid else None
+    try:
+        context = current().get_span_context()
+        return context if context.is_valid else None
+    except Exception:  # a span of somebody's own: its bug costs the span only
+        return None
 
 
 def strip(error: BaseException) -> None:
@@ -204,13 +207,13 @@ class FinalizerHook:
         self,
         original: Any,
         registry: Registry,
-        read_state: Callable[[Any], bytes | None],
+        last_words: Callable[[Any], tuple[bytes | None, Any]],
         switch: Switch,
     ) -> None:
-        """``read_state`` takes the kernel's last word on a socket; the watcher decodes it."""
+        """``last_words`` asks the kernel for TCP_INFO and the local address."""
         self.__wrapped__ = original
         self._registry = registry
-        self._read_state = read_state
+        self._last_words = last_words
         self._switch = switch
 
     def __get__(self, sock: Any, owner: type) -> Any:
@@ -229,4 +232,5 @@ class FinalizerHook:
         record = self._registry.by_fd.get(fd)
         # Freed by the cycle collector, its weak references are dead already.
         if record is not None and ((known := record()) is None or known is sock):
-            self._registry.collected.append((record, self._read_state(sock), monotonic_ns()))
+            info, local = self._last_words(sock)
+            self._registry.collected.append(Collected(record, info, local, monotonic_ns()))

@@ -49,6 +49,7 @@ class Leaks:
             at_ns=finding.at_ns,
             group_count=group.count,
             group_open=group.open,
+            overflow=group.fingerprint == OTHER,
         )
 
     def resolve(self, finding: Finding, at_ns: int) -> Event | None:
@@ -65,6 +66,7 @@ class Leaks:
             group_count=group.count,
             group_open=group.open,
             open_ns=finding.since_fin_ns + at_ns - finding.at_ns,
+            overflow=group.fingerprint == OTHER,
         )
 
     def up_to_date(self, event: Event) -> Event:

@@ -25,13 +25,13 @@ class Patch:
         *,
         depth: int,
         full: bool,
-        read_state: Callable[[Any], bytes | None],
+        last_words: Callable[[Any], tuple[bytes | None, Any]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._registry = registry
         self._depth = depth
         self._full = full
-        self._read_state = read_state
+        self._last_words = last_words
         self._placed: list[tuple[Any, str, Any]] = []
         self._switch: Final = Switch(on_failure)
 
@@ -65,7 +65,7 @@ class Patch:
         self._place(
             socket.socket,
             "__del__",
-            lambda method: FinalizerHook(method, registry, self._read_state, switch),
+            lambda method: FinalizerHook(method, registry, self._last_words, switch),
         )
         import wrapt
 

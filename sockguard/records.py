@@ -68,6 +68,7 @@ class SocketRecord(_SocketRef):
 
     # Identity, not the referent's: a program's __eq__ or __hash__ must never run here.
     __eq__ = object.__eq__
+    __ne__ = object.__ne__
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> None:
@@ -200,6 +201,8 @@ class Event:
     group_open: int
     #: How long the socket stayed open after the FIN, where it was closed in the end.
     open_ns: int | None = None
+    #: Its cause came after the table of groups was full: the numbers are of all such.
+    overflow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

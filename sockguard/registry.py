@@ -12,7 +12,7 @@ import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sockguard.records import SocketRecord
 
@@ -30,6 +30,13 @@ def alive(record: SocketRecord) -> socket.socket | None:
     return None
 
 
+def reachable(filed: SocketRecord | None) -> SocketRecord | None:
+    """Return the record of whoever has the descriptor: ``filed``, or one that it hides."""
+    while filed is not None and alive(filed) is None:
+        filed = filed.previous
+    return filed
+
+
 def fileno(sock: Any) -> int:
     """Return the descriptor of ``sock``, -1 when closed, past any override of a subclass."""
     try:
@@ -43,6 +50,15 @@ def _nothing() -> None:
     """Wake nobody."""
 
 
+class Collected(NamedTuple):
+    """A socket as it was when it was freed unclosed."""
+
+    record: SocketRecord
+    tcp_info: bytes | None
+    local: Any
+    at_ns: int
+
+
 class Registry:
     """Where the hooks file what they noted, and the watcher looks."""
 
@@ -53,8 +69,8 @@ class Registry:
         #: The latest record: when it has not changed, no socket came.
         self.newest: SocketRecord | None = None
         self.next_serial: Any = itertools.count(1).__next__
-        #: ``(record, TCP_INFO at that moment, monotonic ns)``: level `full`.
-        self.collected: deque[tuple[SocketRecord, bytes | None, int]] = deque(maxlen=MAX_COLLECTED)
+        #: Sockets freed without close, with the kernel's last words: level `full`.
+        self.collected: deque[Collected] = deque(maxlen=MAX_COLLECTED)
         #: Not empty: no watcher thread runs, and the next socket is to start one (after a
         #: fork). A list, because `pop` is atomic: only one thread gets to start it.
         self.asleep: list[bool] = []
@@ -72,13 +88,10 @@ class Registry:
         earlier is reached through ``previous`` while the later does not have it any more.
         """
         for filed in self.records():
-            record: SocketRecord | None = filed
-            while record is not None:
-                sock = alive(record)
-                if sock is not None:
-                    yield record, sock
-                    break
-                record = record.previous
+            record = reachable(filed)
+            sock = None if record is None else alive(record)
+            if record is not None and sock is not None:
+                yield record, sock
 
     def tracked(self) -> int:
         """Return how many sockets this process has tracked, ever."""

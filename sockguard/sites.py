@@ -70,7 +70,10 @@ def module_name(file: str) -> str:
     if file.startswith("<"):
         return file
     stem = os.path.splitext(file)[0]
-    roots = [os.path.abspath(entry or os.curdir) + os.sep for entry in sys.path]
+    try:
+        roots = [os.path.abspath(entry or os.curdir) + os.sep for entry in sys.path]
+    except OSError:  # the working folder has been removed
+        roots = []
     below = [stem[len(root) :] for root in roots if stem.startswith(root)]
     name = min(below, key=len) if below else os.path.basename(stem)
     return name.replace(os.sep, ".").removesuffix(".__init__")
@@ -81,13 +84,8 @@ def _name(frame: Frame) -> str:
 
 
 def _names(frames: Sequence[Frame]) -> list[str]:
-    names: list[str] = []
-    for frame in frames:
-        name = _name(frame)
-        # Recursion: the depth of a call is not part of the bug.
-        if frame.function not in _INLINED and (not names or names[-1] != name):
-            names.append(name)
-    return names
+    # Each once, the innermost first: the depth of a recursion is not part of the bug.
+    return list(dict.fromkeys(_name(f) for f in frames if f.function not in _INLINED))
 
 
 def signature(stack: Sequence[Frame]) -> list[str]:
@@ -113,8 +111,10 @@ def fingerprint(stack: Sequence[Frame], listener: Sequence[Frame] = ()) -> str:
 
 
 def culprit(stack: Sequence[Frame]) -> Frame | None:
-    """Return the program's own line: the innermost application frame, else the innermost."""
-    for frame in stack:
-        if is_application(frame):
-            return frame
-    return stack[0] if stack else None
+    """Return the program's own line: the innermost application frame, in a file if there is one.
+
+    Without any, the innermost frame of all.
+    """
+    own = [frame for frame in stack if is_application(frame)]
+    in_a_file = [frame for frame in own if not frame.file.startswith("<")]
+    return next(iter(in_a_file or own or stack), None)

@@ -16,7 +16,15 @@ Stack = tuple[Any, ...]
 MAX_INTERNED: Final = 4096
 MAX_RESOLVED: Final = 8192
 
-_START_DIR: Final = os.getcwd() if os.path.isdir(os.curdir) else os.sep
+
+def _start_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed: names relative to it mean nothing any more
+        return None
+
+
+_START_FOLDER: Final = _start_folder()
 
 
 class Frame(NamedTuple):
@@ -96,7 +104,9 @@ def _line(code: CodeType, lasti: int) -> int | None:
 
 def _path(name: str) -> str:
     # "<string>", "<frozen os>": no file. A relative script name is from where it began.
-    return name if name.startswith("<") else os.path.join(_START_DIR, name)
+    if name.startswith("<") or _START_FOLDER is None:
+        return name
+    return os.path.normpath(os.path.join(_START_FOLDER, name))
 
 
 def resolve(stack: Stack, depth: int | None = None) -> tuple[Frame, ...]:

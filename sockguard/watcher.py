@@ -29,7 +29,7 @@ from sockguard.records import (
     SocketRecord,
     Summary,
 )
-from sockguard.registry import Registry, alive
+from sockguard.registry import Collected, Registry, alive, reachable
 from sockguard.sites import culprit
 from sockguard.stacks import StackTable
 
@@ -98,7 +98,7 @@ class Watcher:
         self._leaking: dict[Identity | None, Case] = {}
         self._outlived: SocketRecord | None = None
         self._adopted: SocketRecord | None = None
-        self._buried: deque[tuple[SocketRecord, Trouble, int]] = deque(maxlen=MAX_BURIED)
+        self._buried: deque[tuple[Collected, Trouble]] = deque(maxlen=MAX_BURIED)
         self._unpublished: list[Event] = []
         self._collected = 0
         self.leaks: Final = Leaks()
@@ -121,8 +121,8 @@ class Watcher:
         with self._looking(now_ns) as now:
             self._adopt()
             self._suspect(now)
+            self._bury()  # before a case is given up because its socket is gone
             self._follow(now)
-            self._bury()
             events = [self.leaks.up_to_date(event) for event in self._unpublished]
             self._unpublished.clear()
         if events:  # decided inside the lock, said outside: an exporter may block
@@ -142,9 +142,9 @@ class Watcher:
                 if detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ]
             while self._buried:
-                record, trouble, at_ns = self._buried.popleft()
-                if detector.is_leak(trouble, now_ns=at_ns, threshold_ns=threshold_ns):
-                    findings.append(self._find_collected(record, trouble, at_ns))
+                freed, trouble = self._buried.popleft()
+                if detector.is_leak(trouble, now_ns=freed.at_ns, threshold_ns=threshold_ns):
+                    findings.append(self._find_collected(freed, trouble))
         return [finding for finding in findings if finding is not None]
 
     def summarize(self) -> Summary:
@@ -186,15 +186,17 @@ class Watcher:
         if outlived is None or outlived is self._adopted:
             return
         self._adopted = outlived
-        for record in self._registry.records():
-            if not record.seen and record.serial <= outlived.serial:
-                record.seen = True
-                self._adopt_one(record)
+        for filed in self._registry.records():
+            if not filed.seen and filed.serial <= outlived.serial:
+                filed.seen = True
+                self._adopt_one(filed)
 
-    def _adopt_one(self, record: SocketRecord) -> None:
-        sock = alive(record)
-        if sock is None or not endpoints.is_stream(sock):
+    def _adopt_one(self, filed: SocketRecord) -> None:
+        record = reachable(filed)
+        sock = None if record is None else alive(record)
+        if record is None or sock is None or not endpoints.is_stream(sock):
             return
+        record.seen = True
         record.stack = self._stacks.intern(record.stack)
         while record.previous is not None and alive(record.previous) is None:
             record.previous = record.previous.previous
@@ -205,17 +207,15 @@ class Watcher:
         try:
             hinted: Iterable[int] = self._observer.harvest()
         except LostError:  # the program closed our descriptors: adopt all again
-            for record, sock in self._registry.live():
-                if record.seen and endpoints.is_stream(sock):
-                    self._observer.adopt(record.fd)
+            for known, sock in self._registry.live():
+                if known.seen and endpoints.is_stream(sock):
+                    self._observer.adopt(known.fd)
             hinted = self._observer.harvest()
         by_fd = self._registry.by_fd
         for fd in hinted:
-            hidden = by_fd.get(fd)
-            while hidden is not None and alive(hidden) is None:
-                hidden = hidden.previous
-            if hidden is not None:
-                self._look_at(hidden, now)
+            record = reachable(by_fd.get(fd))
+            if record is not None:
+                self._look_at(record, now)
 
     def _follow(self, now: int) -> None:
         threshold_ns = self._config.threshold_ns
@@ -234,7 +234,8 @@ class Watcher:
         """Take in the sockets that were freed unclosed: had their peer gone before?"""
         collected = self._registry.collected
         while collected:
-            record, info, at_ns = collected.popleft()
+            freed = collected.popleft()
+            record, info, _, at_ns = freed
             if alive(record) is not None:
                 continue  # somebody looked at its __del__, or it was revived
             self._collected += 1
@@ -245,10 +246,10 @@ class Watcher:
             trouble = detector.follow(record, before, self._decode(info), now_ns=at_ns)
             if trouble is None:
                 continue
-            self._buried.append((record, trouble, at_ns))
+            self._buried.append((freed, trouble))
             threshold_ns = self._config.threshold_ns
             if detector.is_leak(trouble, now_ns=at_ns, threshold_ns=threshold_ns):
-                finding = self._find_collected(record, trouble, at_ns)
+                finding = self._find_collected(freed, trouble)
                 if finding is not None:
                     self._queue(self.leaks.add(finding))
 
@@ -320,9 +321,10 @@ class Watcher:
             return None
         return self._narrate(record, case.trouble, evidence, now)
 
-    def _find_collected(self, record: SocketRecord, trouble: Trouble, at_ns: int) -> Finding | None:
-        trouble = detector.collected(trouble)
-        return self._narrate(record, trouble, Evidence(peer=record.peer), at_ns)
+    def _find_collected(self, freed: Collected, trouble: Trouble) -> Finding | None:
+        record = freed.record
+        evidence = Evidence(local=endpoints.render(freed.local), peer=record.peer)
+        return self._narrate(record, detector.collected(trouble), evidence, freed.at_ns)
 
     def _narrate(
         self, record: SocketRecord, trouble: Trouble, evidence: Evidence, now: int

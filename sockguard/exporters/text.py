@@ -55,13 +55,17 @@ class TextExporter:
         oldest = max(leaks, key=lambda event: event.finding.since_fin_ns)
         latest = leaks[-1]
         fresh = latest.group_count - self._reported.get(fingerprint, 0)
-        self._reported[fingerprint] = latest.group_count
+        if latest.overflow:
+            fresh = len(leaks)  # the count is of other causes too
+        else:
+            self._reported[fingerprint] = latest.group_count
         event = Event(
             name=LEAK,
             finding=oldest.finding,
             at_ns=latest.at_ns,
             group_count=latest.group_count,
             group_open=latest.group_open,
+            overflow=latest.overflow,
         )
         head, *rows = wording.leak(event, fresh, None if self._is_root else os.getpid())
         if self._colour:

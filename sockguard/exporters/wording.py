@@ -9,6 +9,7 @@ from typing import Final
 from sockguard.records import Event, Finding, GroupTotal, Kind, Origin, Summary
 from sockguard.sites import is_application
 from sockguard.stacks import Frame
+from sockguard.tcp import TcpState
 
 _WIDTH: Final = 72
 _FRAMES: Final = 6
@@ -27,7 +28,7 @@ def plural(count: int, noun: str) -> str:
 def duration(ns: int) -> str:
     """Return a time span as a person says it: ``850 ms``, ``12.3 s``, ``12 min``, ``3 h``."""
     seconds = max(ns, 0) / 1e9
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
         return f"{seconds:.1f} s"
@@ -76,13 +77,17 @@ def _unread(finding: Finding) -> str:
     if finding.unread_bytes:
         return f"{plural(finding.unread_bytes, 'byte')} unread"
     if finding.end_unread:
-        return "reset unread" if finding.kind is Kind.PEER_RESET else "FIN unread"
+        return "error unread" if finding.kind is Kind.PEER_RESET else "FIN unread"
     return "nothing unread" if finding.unread_bytes == 0 else "unread bytes unknown"
 
 
 def _what(finding: Finding) -> str:
     state = "peer hung up" if finding.state is None else finding.state.name
-    since = "the reset was seen" if finding.kind is Kind.PEER_RESET else "the peer's FIN"
+    # CLOSED: a reset, a keep-alive that gave up, or both sides done; the kernel won't say.
+    dead = finding.state is TcpState.CLOSED
+    since = (
+        "it was seen dead" if dead and finding.kind is not Kind.PEER_CLOSED else "the peer's FIN"
+    )
     peer = finding.peer or ("unnamed" if finding.state is None else "unknown")
     age = duration(finding.since_fin_ns)
     return f"{age} since {since} ({state}), fd {finding.fd}, peer {peer}, {_unread(finding)}"
@@ -100,13 +105,18 @@ def leak(event: Event, fresh: int, pid: int | None) -> list[str]:
     """
     finding = event.finding
     what = _HEADLINE[finding.kind]
-    if event.group_count == fresh:
+    label = "socket"
+    if event.overflow:
+        head = f"{plural(fresh, 'socket')} leaked at one place too many to be told apart: {what}"
+    elif event.group_count == fresh:
         head = f"{plural(fresh, 'socket')} leaked here: {what}"
+        label = "oldest" if fresh > 1 else label
     else:
         head = f"{fresh} more leaked here, {event.group_count} by now: {what}"
+        label = "example" if fresh > 1 else label
     process = "" if pid is None else f" pid {pid}"
     lines = [f"{head:<{_WIDTH}} [{finding.fingerprint}{process}]"]
-    lines += _rows("oldest" if event.group_open > 1 else "socket", [_what(finding)])
+    lines += _rows(label, [_what(finding)])
     lines += _rows("opened", trail(finding.created.stack))
     lines += _rows("by", [_who(finding.created)])
     if finding.listener is not None:

@@ -42,14 +42,13 @@ class LinuxObserver:
         return None if info is None else tcp_info.decode(info)
 
     def _observe_unix(self, sock: Any, record: SocketRecord) -> Observation | None:
-        if not self._events(record.fd) & select.POLLHUP:
-            return Observation(state=None)
+        events = self._events(record.fd)
         # Our own shutdown(SHUT_RDWR) hangs up as well: only the peer's inode tells.
-        known = identity(record.fd)
+        known = identity(record.fd) if events & select.POLLHUP else None
         peer = None if known is None else sock_diag.unix_peer(known.inode)
         if fileno(sock) != record.fd:  # closed meanwhile: all this was about another's number
             return None
-        return Observation(state=None, hung_up=peer == 0, connected=True)
+        return Observation(state=None, hung_up=peer == 0, connected=peer is not None)
 
     def _events(self, fd: int) -> int:
         poll = self._poll()

@@ -2,7 +2,8 @@
 
 What it can't know: the age of a FIN older than its first look (the clock starts there), a
 FIN behind unread data, and whether a half-close is still being answered. So it finds later
-than the Linux observer, and a slow answer to a half-closed client looks like a leak to it.
+than the Linux observer, and a slow answer to a half-closed client looks like a leak to it, as
+does an AF_UNIX socket that we have shut down ourselves, both ways, and left open.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class PortableObserver:
             self._fds.discard(record.fd)
             return None
         if endpoints.is_unix(sock):
-            return Observation(state=None, hung_up=bool(events & poll.HUNG_UP))
+            connected = endpoints.raw_peer(sock) is not None  # a fresh one hangs up as well
+            return Observation(
+                state=None, hung_up=connected and bool(events & poll.HUNG_UP), connected=connected
+            )
         if endpoints.is_listening(sock):
             return Observation(state=TcpState.LISTEN)
         if events & (poll.HUNG_UP | poll.ERROR):

@@ -78,7 +78,7 @@ def receive_queue(family: int, local: tuple[str, int], peer: tuple[str, int]) ->
 def decode_unix_peer(message: bytes) -> int | None:
     """Decode UNIX_DIAG_PEER of a ``struct unix_diag_msg``: the peer's inode, 0 when closed."""
     offset = 16
-    while offset + 4 <= len(message):
+    while offset + 8 <= len(message):
         length, kind = struct.unpack_from("=HH", message, offset)
         if kind == _UNIX_PEER and length >= 8:
             (inode,) = struct.unpack_from("=I", message, offset + 4)

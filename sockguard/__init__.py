@@ -5,9 +5,12 @@ Importing it costs next to nothing: whatever is asked for is loaded then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not from typing: `python -m sockguard` comes here with the working folder first on the
+# path, and a typing.py in it is the program's.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sockguard.config import ConfigError
     from sockguard.guard import Guard, install, uninstall, watch
     from sockguard.records import Finding

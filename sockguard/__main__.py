@@ -1,5 +1,11 @@
 """``python -m sockguard``."""
 
+import sys
+
+# `-m` has put the working folder first: its queue.py or logging.py is the program's, not ours.
+if sys.path and not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+
 from sockguard.cli import main
 
 if __name__ == "__main__":

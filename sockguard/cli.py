@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 import sockguard
 from sockguard import stderr
-from sockguard.config import OPTIONS, Config, ConfigError, load
+from sockguard.config import OPTIONS, Config, ConfigError, load, working_folder
 
 _USAGE: Final = """\
 usage: python -m sockguard [OPTIONS] app.py [ARGS]   also -m package, -c code, a directory, a zip
@@ -98,7 +97,7 @@ def _fail(message: object) -> NoReturn:
 
 
 def _load(options: dict[str, object], level: str) -> Config:
-    return load(options, environ=os.environ, folder=Path.cwd(), label="--", level=level)
+    return load(options, environ=os.environ, folder=working_folder(), label="--", level=level)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,13 +43,13 @@ class Config:
         return int(self.threshold * NS_PER_S)
 
 
-def _seconds(value: object, least: float) -> float:
+def _seconds(value: object, least: float, most: float) -> float:
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         seconds = math.nan
-    if isinstance(value, bool) or not math.isfinite(seconds) or seconds < least:
-        raise ConfigError(f"give a number of seconds, {least:g} or more")
+    if isinstance(value, bool) or not least <= seconds <= most:  # never true of a nan
+        raise ConfigError(f"give a number of seconds from {least:g} to {most:g}")
     return seconds
 
 
@@ -94,8 +94,15 @@ def _truth(value: object) -> bool:
 
 def _output(value: object) -> str:
     path = Path(str(value))
+    try:
+        return _checked_output(path, str(value))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give another file") from None
+
+
+def _checked_output(path: Path, value: str) -> str:
     folder = path.parent.absolute()
-    if not str(value) or str(value).endswith(os.sep) or path.is_dir():
+    if not value or value.endswith(os.sep) or path.is_dir():
         raise ConfigError("give a file, not a folder")
     if not folder.is_dir():
         raise ConfigError(f"the folder {folder} does not exist; make it, or give another file")
@@ -142,7 +149,7 @@ OPTIONS: Final = (
     Option(
         "threshold",
         "SECONDS",
-        lambda value: _seconds(value, 0.0),
+        lambda value: _seconds(value, 0.0, 1e9),
         "a socket leaks that is open so long after its peer closed (60)",
     ),
     Option(
@@ -173,7 +180,7 @@ OPTIONS: Final = (
     Option(
         "interval",
         "SECONDS",
-        lambda value: _seconds(value, 0.05),
+        lambda value: _seconds(value, 0.05, 86_400.0),
         "time between two looks of the watcher (1)",
     ),
     Option(
@@ -220,6 +227,8 @@ def _from_file(folder: Path) -> dict[str, tuple[str, object]]:
         table = tomllib.loads(text)["tool"]["sockguard"]
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} can't be read ({error}); mend it") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} has a tool.sockguard that is no table; make it one")
     return {name.replace("-", "_"): (f"{path}: {name}", value) for name, value in table.items()}
 
 
@@ -270,6 +279,14 @@ def load(
     return replace(Config(level=level), **values, sources=sources)
 
 
+def working_folder() -> Path | None:
+    """Return the folder whose pyproject.toml counts; ``None`` if it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
 #: Set by sockguard for its own processes; not for people.
 INTERNAL: Final = {f"{PREFIX}_ROOT", f"{PREFIX}_TALLY"}
 
@@ -287,7 +304,7 @@ def to_environment(config: Config) -> dict[str, str]:
     variables = {PREFIX: "1"}
     for item in fields(Config):
         value = getattr(config, item.name)
-        if item.name == "sources" or value in (None, (), False):
+        if item.name == "sources" or value is None or value is False or value == ():
             continue
         if isinstance(value, tuple):
             text = "\n".join(value)

@@ -37,13 +37,13 @@ class Trouble:
 
 def _begin(record: SocketRecord, seen: Observation, now_ns: int) -> Trouble | None:
     if seen.state is TcpState.CLOSE_WAIT:
-        age_ns = (seen.last_ack_ms or 0) * NS_PER_MS
-        fin_ns = max(now_ns - age_ns, record.created_ns)
+        # May lie before the object was made: the peer went while it waited for accept().
+        fin_ns = now_ns - (seen.last_ack_ms or 0) * NS_PER_MS
         return Trouble(
             kind=Kind.PEER_CLOSED,
             state=seen.state,
             fin_ns=fin_ns,
-            clock_ns=min(now_ns, fin_ns + JIFFY_NS),
+            clock_ns=min(now_ns, max(fin_ns, record.created_ns) + JIFFY_NS),
             bytes_acked=seen.bytes_acked,
         )
     if seen.hung_up:

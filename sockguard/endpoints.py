@@ -23,9 +23,27 @@ _INET: Final = {int(_socket.AF_INET), int(_socket.AF_INET6)}
 _members: Final = vars(_socket.socket)
 
 
+def plain(sock: Any) -> Any:
+    """Return the ``_socket.socket`` in ``sock``: itself, or what a green socket wraps.
+
+    ``None`` if there is none. eventlet keeps it in ``fd``, gevent in ``_sock``.
+    """
+    if isinstance(sock, _socket.socket):
+        return sock
+    held = (getattr(sock, "fd", None), getattr(sock, "_sock", None))
+    return next((inner for inner in held if isinstance(inner, _socket.socket)), None)
+
+
 def family(sock: Any) -> int:
     """Return the address family as a plain number, past any property of a subclass."""
-    return int(_members["family"].__get__(sock))
+    said = int(_members["family"].__get__(sock))
+    if said != getattr(_socket, "AF_UNIX", None) or not hasattr(_socket, "SO_DOMAIN"):
+        return said
+    # uvicorn --fd calls its TCP listener AF_UNIX; the kernel knows better. socket(7)
+    try:
+        return int(_socket.socket.getsockopt(sock, _socket.SOL_SOCKET, _socket.SO_DOMAIN))
+    except OSError:
+        return said
 
 
 def kind(sock: Any) -> int:
@@ -54,7 +72,7 @@ def render(address: Any) -> str | None:
         host, port = str(address[0]), address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if isinstance(address, bytes):
-        return "@" + address.lstrip(b"\0").decode("utf-8", "backslashreplace") if address else None
+        return "@" + address[1:].decode("utf-8", "backslashreplace") if address else None
     return address if isinstance(address, str) and address else None
 
 

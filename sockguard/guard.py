@@ -13,11 +13,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from sockguard import endpoints, stderr
-from sockguard.config import NS_PER_S, Config, load
+from sockguard import afterfork, endpoints, stderr
+from sockguard.config import NS_PER_S, Config, load, working_folder
 from sockguard.exporters import Exporter
 from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
 from sockguard.observers import Observer, build, choose, tcp_info
@@ -69,6 +68,10 @@ class Guard:
             self._registry,
             depth=config.depth,
             full=config.level == "full",
+            # A finalizer in Python loses the exception of a signal handler that strikes as it
+            # is entered, and the descriptor. Where a thread watches, the leak is found
+            # before it is freed: only where none does is it worth that.
+            finalizes=not watches,
             last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
         )
@@ -165,7 +168,11 @@ class Guard:
             util.register_after_fork(self, Guard._in_multiprocessing_child)
 
     def after_fork_in_parent(self) -> None:
-        if self._registry.asleep:
+        if not self._registry.asleep:
+            return
+        if afterfork.may_start_at_once():
+            self._wake()
+        elif not afterfork.as_soon_as_back(self._wake):
             self._heartbeat.arm(self._wake)
 
     def after_fork_in_child(self) -> None:
@@ -273,7 +280,7 @@ def install(
     wrapt, 60 to 100 ms, and starts one native thread.
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    config = load(given, environ=os.environ, folder=Path.cwd())
+    config = load(given, environ=os.environ, folder=working_folder())
     if _installed is not None:
         differs = [name for name in given if getattr(config, name) != _get(name)]
         if differs:

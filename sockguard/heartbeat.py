@@ -72,7 +72,6 @@ class Heartbeat:
         beat.native_id = original("_thread", "get_native_id")()
         try:
             while not beat.stop.acquire(True, self._interval_s):
-                self.disarm()
                 self._beat()
         except BaseException as error:
             # The host must never pay for our bug; nor may we fail in silence.
@@ -106,12 +105,17 @@ class Heartbeat:
 
             def on_collect(phase: str, info: dict[str, int]) -> None:
                 wake()
+                # The collector walks the list by index: only the last entry can go
+                # without another's being skipped.
+                if phase == "stop" and gc.callbacks[-1] is on_collect:
+                    gc.callbacks.pop()
+                    self._armed = False
 
             self._on_collect = on_collect
             gc.callbacks.append(on_collect)
 
     def disarm(self) -> None:
-        """Let the collector go. Not from within its callback: it is walking the list."""
+        """Let the collector go, at the end of a guard."""
         if self._armed:
             self._armed = False
             with suppress(ValueError):

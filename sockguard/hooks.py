@@ -17,6 +17,7 @@ from time import monotonic_ns
 from types import FunctionType
 from typing import Any, Final
 
+from sockguard.interrupts import deliver_later, is_programs
 from sockguard.records import SocketRecord
 from sockguard.registry import Collected, Registry, fileno
 from sockguard.stacks import capture
@@ -24,7 +25,6 @@ from sockguard.stacks import capture
 Method = Callable[..., Any]
 
 _modules: Final = sys.modules
-_FOLDER: Final = __file__.rpartition("hooks")[0]
 
 
 class Switch:
@@ -39,13 +39,9 @@ class Switch:
     def failed(self, error: Exception) -> bool:
         """Tell whether ``error`` was ours, to be swallowed; switch off if it was a bug.
 
-        A signal handler of the program may raise while we run: its exception is the
-        program's. Too deep a recursion or too little memory makes us miss one socket.
+        Too deep a recursion or too little memory makes us miss one socket, no more.
         """
-        last = error.__traceback__
-        while last is not None and last.tb_next is not None:
-            last = last.tb_next
-        if last is None or not last.tb_frame.f_code.co_filename.startswith(_FOLDER):
+        if is_programs(error):
             return False
         if not isinstance(error, (RecursionError, MemoryError)):
             self.off = True
@@ -96,18 +92,40 @@ def span_context() -> Any:
     try:
         context = current().get_span_context()
         return context if context.is_valid else None
-    except Exception:  # a span of somebody's own: its bug costs the span only
+    except Exception as error:  # a span of somebody's own: its bug costs the span only
+        if is_programs(error):
+            raise
         return None
 
 
 def strip(error: BaseException) -> None:
     """Take the frame that called this out of ``error``'s traceback.
 
-    A bare ``raise`` behind it adds none (seen on 3.10 to 3.13): the program's traceback
-    is the one that it has without us.
+    A bare ``raise`` behind it adds none: the program's traceback is the one that it has
+    without us.
     """
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
+        if sys.version_info < (3, 11) and not isinstance(error, BlockingIOError):
+            _strip_raised(error)
+
+
+def _strip_raised(error: BaseException) -> None:
+    """Make a bare ``raise`` on 3.10 use the traceback of ``error`` as it is now.
+
+    There it restores the one that was kept when ``except`` began. 4 µs: not for the
+    BlockingIOError of an event loop, which nobody prints.
+    """
+    import ctypes
+
+    rest, api = error.__traceback__, ctypes.pythonapi
+    for kept in (type(error), error, rest):  # PyErr_SetExcInfo takes a reference of each
+        api.Py_IncRef(ctypes.py_object(kept))
+    api.PyErr_SetExcInfo(
+        ctypes.py_object(type(error)),
+        ctypes.py_object(error),
+        None if rest is None else ctypes.py_object(rest),
+    )
 
 
 def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) -> FunctionType:
@@ -220,9 +238,10 @@ class FinalizerHook:
         if sock is not None and not self._switch.off:
             try:
                 self._note(sock)
-            except Exception as error:
-                if not self._switch.failed(error):
-                    raise
+            except BaseException as error:
+                if not isinstance(error, Exception) or not self._switch.failed(error):
+                    self.__wrapped__(sock)
+                    return deliver_later(error)
         return self.__wrapped__.__get__(sock, owner)
 
     def _note(self, sock: Any) -> None:

@@ -20,7 +20,7 @@ def is_published(count: int) -> bool:
 
 
 class Leaks:
-    """The groups of one process. Memory: ``MAX_GROUPS`` groups with one example each."""
+    """The groups of one process: ``MAX_GROUPS`` at most and ``other``, with one example each."""
 
     def __init__(self) -> None:
         self._groups: dict[str, Leak] = {}

@@ -61,5 +61,7 @@ class Listeners:
             sock = None if record is None else alive(record)
             if record is not None and sock is not None and endpoints.is_stream(sock):
                 address = endpoints.render(endpoints.raw_local(sock))
+                if len(self._by_address) >= MAX_LISTENERS:
+                    return
                 if address is not None and endpoints.is_listening(sock):
                     self._by_address[address] = record

@@ -23,4 +23,6 @@ def original(module: str, name: str) -> Any:
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None:
         return getattr(eventlet.original(module), name)
-    return getattr(importlib.import_module(module), name)
+    # Not import_module at once: on 3.10 it takes the module's import lock, which a thread
+    # may have held at a fork, for good.
+    return getattr(sys.modules.get(module) or importlib.import_module(module), name)

@@ -6,6 +6,7 @@ on working. wrapt places and removes; taking out leaves ``vars(socket.socket)`` 
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,12 +26,14 @@ class Patch:
         *,
         depth: int,
         full: bool,
+        finalizes: bool,
         last_words: Callable[[Any], tuple[bytes | None, Any]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._registry = registry
         self._depth = depth
         self._full = full
+        self._finalizes = full and finalizes
         self._last_words = last_words
         self._placed: list[tuple[Any, str, Any]] = []
         self._switch: Final = Switch(on_failure)
@@ -60,13 +63,17 @@ class Patch:
             return
         for name in METHODS:
             self._place(
-                socket.socket, name, lambda method: read_hook(method, registry, depth, switch)
+                socket.socket,
+                name,
+                functools.partial(read_hook, name, registry=registry, depth=depth, switch=switch),
             )
-        self._place(
-            socket.socket,
-            "__del__",
-            lambda method: FinalizerHook(method, registry, self._last_words, switch),
-        )
+        if self._finalizes:
+            registry.notes_freed = True
+            self._place(
+                socket.socket,
+                "__del__",
+                lambda method: FinalizerHook(method, registry, self._last_words, switch),
+            )
         import wrapt
 
         wrapt.when_imported("ssl")(self._place_tls)
@@ -82,7 +89,7 @@ class Patch:
                 ssl.SSLSocket,
                 "read",
                 lambda method: read_hook(
-                    method, self._registry, self._depth, self._switch, tells_end
+                    "read", method, self._registry, self._depth, self._switch, tells_end
                 ),
             )
         except Exception as error:

@@ -9,6 +9,7 @@ from time import monotonic_ns
 from types import FunctionType
 from typing import Any, Final
 
+from sockguard.endpoints import plain
 from sockguard.hooks import Method, Switch, dress, strip, task_name, thread_name
 from sockguard.records import Eof
 from sockguard.registry import Registry, fileno
@@ -51,13 +52,13 @@ class EndOfStream:
 
     def __init__(
         self,
-        original: Method,
+        name: str,
         registry: Registry,
         depth: int,
         switch: Switch,
         tells_end: tuple[type[BaseException], ...],
     ) -> None:
-        self._asked = _ASKED[original.__name__]
+        self._asked = _ASKED[name]
         self._registry = registry
         self._depth = depth
         self._switch = switch
@@ -68,7 +69,7 @@ class EndOfStream:
         try:
             if (
                 not self._switch.off
-                and _type_of(sock) == _socket.SOCK_STREAM
+                and _type_of(plain(sock)) == _socket.SOCK_STREAM
                 and self._asked(*args)
             ):
                 self._note(sock)
@@ -200,17 +201,18 @@ METHODS: Final = tuple(name for name in _MAKERS if name != "read")
 
 
 def read_hook(
+    name: str,
     original: Method,
     registry: Registry,
     depth: int,
     switch: Switch,
     tells_end: tuple[type[BaseException], ...] = (ConnectionResetError,),
 ) -> FunctionType:
-    """Return the stand-in for a reading method: it notes the end of the stream, once.
+    """Return the stand-in for the reading method ``name``: it notes the end of the stream, once.
 
     The end is an empty result of a read that asked for bytes, or an exception of
     ``tells_end``. All else passes: see "a receive" in docs/benchmarks.md.
     """
-    end = EndOfStream(original, registry, depth, switch, tells_end)
-    hook = _MAKERS[original.__name__](original, end)
+    end = EndOfStream(name, registry, depth, switch, tells_end)
+    hook = _MAKERS[name](original, end)
     return dress(hook, original)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
+from sockguard import endpoints
 from sockguard.records import SocketRecord
 
 _fileno: Final = _socket.socket.fileno
@@ -26,7 +27,8 @@ def alive(record: SocketRecord) -> socket.socket | None:
     """Return the record's socket while it still has the descriptor it was filed under."""
     sock = record()
     if sock is not None and fileno(sock) == record.fd:
-        return sock
+        inner: socket.socket | None = endpoints.plain(sock)
+        return inner
     return None
 
 
@@ -71,6 +73,7 @@ class Registry:
         self.next_serial: Any = itertools.count(1).__next__
         #: Sockets freed without close, with the kernel's last words: level `full`.
         self.collected: deque[Collected] = deque(maxlen=MAX_COLLECTED)
+        self.notes_freed = False
         #: Not empty: no watcher thread runs, and the next socket is to start one (after a
         #: fork). A list, because `pop` is atomic: only one thread gets to start it.
         self.asleep: list[bool] = []

@@ -8,7 +8,7 @@ interpreter itself, and the process id stays.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import os
 import shutil
 import signal
@@ -87,11 +87,13 @@ def program_command(words: Sequence[str]) -> list[str]:
 
 def _check_module(name: str) -> None:
     top = name.partition(".")[0]
-    try:
-        found = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
+    folders = [os.curdir, *sys.path]
+    finders = (
+        importlib.machinery.BuiltinImporter,
+        importlib.machinery.FrozenImporter,
+        importlib.machinery.PathFinder,
+    )
+    if not top or not any(finder.find_spec(top, folders) for finder in finders):
         raise ConfigError(f"no module named {top!r}; run it from its folder, or install it")
 
 

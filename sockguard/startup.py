@@ -15,8 +15,11 @@ def start() -> None:
     if os.environ.get("SOCKGUARD", "") in ("", "0"):
         return
     loaded = set(sys.modules)
+    from contextlib import suppress
+
     install_from_environment()
-    _unshadow(loaded)
+    with suppress(OSError):  # the working folder has been removed
+        _unshadow(loaded)
 
 
 def install_from_environment() -> None:
@@ -26,10 +29,8 @@ def install_from_environment() -> None:
     error and keeps its default; what fails is said once, and the program runs unguarded.
     """
     try:
-        from pathlib import Path
-
         from sockguard import stderr
-        from sockguard.config import ConfigError, load
+        from sockguard.config import ConfigError, load, working_folder
         from sockguard.guard import install_config
     except Exception as error:
         os.write(2, f"sockguard: could not be loaded: {error!r}\n".encode())
@@ -37,7 +38,7 @@ def install_from_environment() -> None:
     try:
         stderr.remember()
         wrong: list[ConfigError] = []
-        config = load(environ=os.environ, folder=Path.cwd(), on_error=wrong.append)
+        config = load(environ=os.environ, folder=working_folder(), on_error=wrong.append)
         if wrong:
             stderr.complain("; ".join(map(str, wrong)) + " (the default is used)")
         if "SOCKGUARD_EXIT_CODE" in os.environ and "SOCKGUARD_TALLY" not in os.environ:

@@ -100,6 +100,7 @@ class Watcher:
         self._adopted: SocketRecord | None = None
         self._buried: deque[tuple[Collected, Trouble]] = deque(maxlen=MAX_BURIED)
         self._unpublished: list[Event] = []
+        self._dying: dict[SocketRecord, Collected] = {}
         self._collected = 0
         self.leaks: Final = Leaks()
         #: Processor time spent in looks, whoever's thread it was.
@@ -137,7 +138,7 @@ class Watcher:
             self._bury()
             cases = [case for case in self._look_at_all(now) if case is not None]
             findings = [
-                case.finding or self._find(case, now)
+                self._find(case, now)
                 for case in self._one_a_socket(cases)
                 if detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ]
@@ -163,7 +164,6 @@ class Watcher:
                 _total(leak.fingerprint, leak.example, leak.count, leak.open)
                 for leak in self.leaks.groups()
             )
-        full = self._config.level == "full"
         return Summary(
             at_ns=now,
             groups=groups,
@@ -171,7 +171,7 @@ class Watcher:
                 _total(name, examples[name], count, count) for name, count in late.most_common()
             ),
             tracked=registry.tracked(),
-            collected_unclosed=self._collected if full else None,
+            collected_unclosed=self._collected if registry.notes_freed else None,
             coverage={"python": registry.tracked(), "adapter": 0, "native": None},
             cpu_ns=self.cpu_ns,
         )
@@ -233,11 +233,17 @@ class Watcher:
     def _bury(self) -> None:
         """Take in the sockets that were freed unclosed: had their peer gone before?"""
         collected = self._registry.collected
+        dying, self._dying = self._dying, {}
+        collected.extend(dying.values())
         while collected:
             freed = collected.popleft()
             record, info, _, at_ns = freed
             if alive(record) is not None:
-                continue  # somebody looked at its __del__, or it was revived
+                # Somebody looked at its __del__; or another thread is in the midst of
+                # freeing it: then it is gone at the next look.
+                if record not in dying:
+                    self._dying[record] = freed
+                continue
             self._collected += 1
             case = self._cases.get(record.serial)
             if info is None or (case is not None and case.finding is not None):
@@ -357,5 +363,6 @@ def _total(fingerprint: str, example: Finding, count: int, still_open: int) -> G
         verdict=example.verdict,
         count=count,
         open=still_open,
-        site=culprit(example.created.stack),
+        # The overflow group has many sites.
+        site=culprit(example.created.stack) if fingerprint == example.fingerprint else None,
     )

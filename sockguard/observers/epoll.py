@@ -28,12 +28,12 @@ class EpollSet:
         # (an epoll has not), and can be registered (a file can't).
         self._sentinel = move_high(_socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM).detach())
         self._identity = identity(self._sentinel)
-        epoll = original("select", "epoll")
-        # Moved through fromfd, so that the program finds the low numbers free.
-        low = epoll()
-        self._epoll = epoll.fromfd(move_high(os.dup(low.fileno())))
-        low.close()
-        self._epoll.register(self._sentinel, 0)
+        try:
+            self._epoll = _high_epoll()
+            self._epoll.register(self._sentinel, 0)
+        except BaseException:
+            os.close(self._sentinel)
+            raise
 
     def is_ours(self) -> bool:
         """Tell whether both descriptors are still ours: two system calls.
@@ -72,6 +72,13 @@ class EpollSet:
             _abandon(self._epoll)
         if identity(self._sentinel) == self._identity:
             os.close(self._sentinel)
+
+
+def _high_epoll() -> Any:
+    """Make an epoll out of the program's way: it finds the low numbers free."""
+    epoll = original("select", "epoll")
+    with epoll() as low:
+        return epoll.fromfd(move_high(os.dup(low.fileno())))
 
 
 def _abandon(epoll: Any) -> None:

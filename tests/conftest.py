@@ -1,0 +1,22 @@
+"""Makes ``tests/`` importable, and the suite independent of the shell that it is run from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+
+# pytest's default import mode does it too; this holds in every mode.
+_TESTS = str(Path(__file__).parent)
+if _TESTS not in sys.path:
+    sys.path.insert(0, _TESTS)
+
+# A guard that the developer's shell asks for is none of the tests' business.
+for name in [name for name in os.environ if name.startswith("SOCKGUARD")]:
+    del os.environ[name]
+
+# A busy machine is slow, not wrong: no example fails for the time it took.
+settings.register_profile("sockguard", deadline=None, print_blob=True)
+settings.load_profile("sockguard")

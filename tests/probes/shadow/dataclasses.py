@@ -1,0 +1,3 @@
+"""Shadows what the guard itself needs."""
+
+MINE = "my dataclasses"

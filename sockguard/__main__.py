@@ -3,7 +3,8 @@
 import sys
 
 # `-m` has put the working folder first: its queue.py or logging.py is the program's, not ours.
-if sys.path and not getattr(sys.flags, "safe_path", False):
+_SAFE = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+if __name__ == "__main__" and not _SAFE:
     del sys.path[0]
 
 from sockguard.cli import main

@@ -12,6 +12,7 @@ import sys
 import threading
 from _thread import get_ident
 from collections.abc import Callable
+from importlib import import_module
 from sys import _getframe
 from time import monotonic_ns
 from types import FunctionType
@@ -25,6 +26,8 @@ from sockguard.stacks import capture
 Method = Callable[..., Any]
 
 _modules: Final = sys.modules
+# Loaded at once: when it is needed, there may be no descriptor left to load it with.
+_ctypes: Any = import_module("ctypes") if sys.version_info < (3, 11) else None
 
 
 class Switch:
@@ -116,9 +119,8 @@ def _strip_raised(error: BaseException) -> None:
     There it restores the one that was kept when ``except`` began. 4 µs: not for the
     BlockingIOError of an event loop, which nobody prints.
     """
-    import ctypes
-
-    rest, api = error.__traceback__, ctypes.pythonapi
+    ctypes, rest = _ctypes, error.__traceback__
+    api = ctypes.pythonapi
     for kept in (type(error), error, rest):  # PyErr_SetExcInfo takes a reference of each
         api.Py_IncRef(ctypes.py_object(kept))
     api.PyErr_SetExcInfo(

@@ -1,5 +1,6 @@
 import contextlib
 import socket
+import sys
 import traceback
 
 left, right = socket.socketpair()
@@ -30,7 +31,8 @@ with contextlib.closing(left), contextlib.closing(right):
         try:
             print(number, call())
         except Exception as error:
-            # A wrong number of arguments is told in other words (by Python, not by C).
-            text = str(error)
-            counted = isinstance(error, TypeError) and "argument" in text
-            print(number, type(error).__name__, "" if counted else traceback.format_exc())
+            # A wrong number of arguments is told in other words (by Python, not by C). And
+            # 3.10 keeps our frame in a BlockingIOError: taking it out costs 4 µs there.
+            told = not (isinstance(error, TypeError) and "argument" in str(error))
+            told &= not (isinstance(error, BlockingIOError) and sys.version_info < (3, 11))
+            print(number, type(error).__name__, traceback.format_exc() if told else "")

@@ -7,7 +7,7 @@ _SAFE = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
 if __name__ == "__main__" and not _SAFE:
     del sys.path[0]
 
-from sockguard.cli import main
+from sockguard.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ kernel opens no socket and allocates nothing, so neither can be waited for.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -41,26 +42,30 @@ _errand: _Errand | None = None
 _call: Any = None
 
 
-def as_soon_as_back(act: Callable[[], None]) -> bool:
+def call_when_back(act: Callable[[], None]) -> None:
     """Call ``act`` in this thread once the ``os.fork`` that runs our hook has returned.
 
-    By ``Py_AddPendingCall``. Main thread only; ``act`` must raise nothing. False where
-    there is no way to (no ctypes, another thread).
+    From a ``before`` hook. By ``Py_AddPendingCall``, which runs in the main thread, and only
+    if there is ctypes; ``act`` must raise nothing, and bear being called too late.
     """
     global _errand, _call
-    try:
-        import ctypes
+    if sys.version_info < (3, 12):
+        return
+    if _call is None:
+        try:
+            import ctypes
 
-        add = ctypes.pythonapi.Py_AddPendingCall
-        if _call is None:
             _call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_on_pending)
-    except (ImportError, AttributeError, OSError, MemoryError):
-        return False
+            add = functools.partial(ctypes.pythonapi.Py_AddPendingCall, _call, None)
+        except (ImportError, AttributeError, OSError, MemoryError):
+            return
+        # C all through, and behind the hooks of others: with a Python frame of ours, or
+        # theirs, the call would come before `os.fork` is back.
+        os.register_at_fork(after_in_parent=add)
     forking: FrameType = sys._getframe(1)  # noqa: SLF001  # whoever called os.fork
     while forking.f_back is not None and forking.f_code.co_filename.startswith(_FOLDER):
         forking = forking.f_back
     _errand = _Errand(os.getpid(), forking, forking.f_lasti, act)
-    return bool(add(_call, None) == 0)
 
 
 def _on_pending(_: Any) -> int:

@@ -220,6 +220,8 @@ def _from_file(folder: Path) -> dict[str, tuple[str, object]]:
         except ModuleNotFoundError:  # Python 3.10
             import tomli as tomllib  # type: ignore[import-not-found,no-redef]
     except ModuleNotFoundError:
+        if "[tool.sockguard" not in text:  # a dependency of that name, perhaps
+            return {}
         raise ConfigError(
             f"{path} has [tool.sockguard], and Python 3.10 can't read it; install sockguard[toml]"
         ) from None

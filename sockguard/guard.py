@@ -154,12 +154,17 @@ class Guard:
         except Exception as error:  # the interpreter ends, or has no thread to spare
             complain(f"the watcher could not start again after a fork: {error}")
 
+    def _wake_behind_fork(self) -> None:
+        self._heartbeat.disarm()  # no collection is under way just here
+        self._wake()
+
     # -- fork --------------------------------------------------------------------------
 
     def before_fork(self) -> None:
         if self._heartbeat.is_beating:
             self._heartbeat.stop(FORK_PATIENCE_S)
             self._registry.asleep[:] = [True]
+            afterfork.call_when_back(self._wake_behind_fork)
         util = sys.modules.get("multiprocessing.util")
         if util is not None and not self._multiprocessing:
             # Its children end by os._exit, past atexit; this comes after it has cleared
@@ -172,7 +177,7 @@ class Guard:
             return
         if afterfork.may_start_at_once():
             self._wake()
-        elif not afterfork.as_soon_as_back(self._wake):
+        else:
             self._heartbeat.arm(self._wake)
 
     def after_fork_in_child(self) -> None:

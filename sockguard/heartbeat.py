@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sockguard.native import original
 from sockguard.stderr import complain
@@ -95,24 +95,26 @@ class Heartbeat:
             sleep(_POLL_S)
         return True
 
-    # After a fork the thread can't start at once (CPython would warn of it): it does with
-    # the next tracked socket, or with the next run of the collector if none comes.
+    # After a fork the thread can't always start at once; then it does, at the latest, with
+    # the next run of the collector.
 
     def arm(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` at the collector's next run."""
-        if not self._armed:
-            self._armed = True
+        """Call ``wake`` at the collector's next run, once."""
+        if self._armed:
+            return
+        self._armed = True
 
-            def on_collect(phase: str, info: dict[str, int]) -> None:
-                wake()
-                # The collector walks the list by index: only the last entry can go
-                # without another's being skipped.
-                if phase == "stop" and gc.callbacks[-1] is on_collect:
-                    gc.callbacks.pop()
-                    self._armed = False
+        def on_collect(phase: Literal["start", "stop"], info: dict[str, int]) -> None:
+            self._armed = False
+            place = gc.callbacks.index(on_collect)
+            del gc.callbacks[place]
+            wake()
+            # The collector walks this list by index: it would skip what has moved up.
+            if place < len(gc.callbacks):
+                gc.callbacks[place](phase, info)
 
-            self._on_collect = on_collect
-            gc.callbacks.append(on_collect)
+        self._on_collect = on_collect
+        gc.callbacks.append(on_collect)
 
     def disarm(self) -> None:
         """Let the collector go, at the end of a guard."""

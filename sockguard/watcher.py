@@ -245,9 +245,9 @@ class Watcher:
                     self._dying[record] = freed
                 continue
             self._collected += 1
+            if info is None or self._was_found(record):
+                continue  # it ends by itself
             case = self._cases.get(record.serial)
-            if info is None or (case is not None and case.finding is not None):
-                continue  # found already: it ends by itself
             before = self._cases.pop(record.serial).trouble if case is not None else None
             trouble = detector.follow(record, before, self._decode(info), now_ns=at_ns)
             if trouble is None:
@@ -258,6 +258,15 @@ class Watcher:
                 finding = self._find_collected(freed, trouble)
                 if finding is not None:
                     self._queue(self.leaks.add(finding))
+
+    def _was_found(self, record: SocketRecord | None) -> bool:
+        """Tell whether a socket is a leak already, perhaps by an earlier object of its."""
+        while record is not None:
+            case = self._cases.get(record.serial)
+            if case is not None and case.finding is not None:
+                return True
+            record = record.previous
+        return False
 
     # -- one socket --------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 What it can't know: the age of a FIN older than its first look (the clock starts there), a
 FIN behind unread data, and whether a half-close is still being answered. So it finds later
 than the Linux observer, and a slow answer to a half-closed client looks like a leak to it, as
-does an AF_UNIX socket that we have shut down ourselves, both ways, and left open.
+does a socket that we have shut down ourselves and left open: a TCP socket for reading, an
+AF_UNIX socket both ways.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class PortableObserver:
         # finishing. Not connected, and once was: reset, timed out or finished.
         if endpoints.raw_peer(sock) is not None:
             return Observation(state=TcpState.LAST_ACK, connected=True)
-        return Observation(state=TcpState.CLOSED, connected=record.peer is not None)
+        connected = record.peer is not None or bool(record.accepted)
+        return Observation(state=TcpState.CLOSED, connected=connected)
 
     @staticmethod
     def _at_end(sock: Any) -> bool:

@@ -7,6 +7,7 @@ An exception of the method itself leaves without a frame of ours in its tracebac
 
 from __future__ import annotations
 
+import _socket
 import socket
 import sys
 import threading
@@ -130,12 +131,19 @@ def _strip_raised(error: BaseException) -> None:
     )
 
 
+def fileno_method() -> Callable[[Any], int]:
+    """Return ``fileno``, as the method in C where ``socket.socket`` has it: one call less."""
+    return _socket.socket.fileno if issubclass(socket.socket, _socket.socket) else fileno
+
+
 def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) -> FunctionType:
     """Return the stand-in for ``__init__``: files a record of every new socket.
 
     Cost: see "creating a socket" in docs/benchmarks.md. Memory: one record and one stack.
     """
     by_fd = registry.by_fd
+    filed = by_fd.get
+    fileno_of = fileno_method()
     serial = registry.next_serial
     socket_file: Final = getattr(getattr(original, "__code__", None), "co_filename", None)
     accept = getattr(socket.socket.accept, "__code__", None)
@@ -161,7 +169,13 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
             record = SocketRecord(self)
             record.fd = fd
             record.serial = serial()
-            if fileno is not None and (before := same_socket(fd)) is not None:
+            # Asked for at every accept and adoption: a look at an unset slot costs 1 to 2 µs.
+            record.previous = record.seen = record.peer = None
+            if (
+                fileno is not None
+                and (holder := filed(fd) or registry.inherited.get(fd)) is not None
+                and (before := same_socket(holder, fd)) is not None
+            ):
                 inherit(record, before)
             else:
                 record.created_ns = monotonic_ns()
@@ -186,11 +200,8 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
             if not switch.failed(error):
                 raise
 
-    fileno_of = fileno
-
-    def same_socket(fd: int) -> SocketRecord | None:
+    def same_socket(before: SocketRecord | None, fd: int) -> SocketRecord | None:
         # TLS: SSLSocket is made on the descriptor before the plain socket lets go of it.
-        before = by_fd.get(fd) or registry.inherited.get(fd)
         while before is not None:
             sock = before()
             if sock is not None and fileno_of(sock) == fd:
@@ -232,6 +243,7 @@ class FinalizerHook:
     ) -> None:
         """``last_words`` asks the kernel for TCP_INFO and the local address."""
         self.__wrapped__ = original
+        self._fileno = fileno_method()
         self._registry = registry
         self._last_words = last_words
         self._switch = switch
@@ -239,17 +251,15 @@ class FinalizerHook:
     def __get__(self, sock: Any, owner: type) -> Any:
         if sock is not None and not self._switch.off:
             try:
-                self._note(sock)
+                if (fd := self._fileno(sock)) >= 0:
+                    self._note(sock, fd)
             except BaseException as error:
                 if not isinstance(error, Exception) or not self._switch.failed(error):
                     self.__wrapped__(sock)
                     return deliver_later(error)
         return self.__wrapped__.__get__(sock, owner)
 
-    def _note(self, sock: Any) -> None:
-        fd = fileno(sock)
-        if fd < 0:
-            return
+    def _note(self, sock: Any, fd: int) -> None:
         record = self._registry.by_fd.get(fd)
         # Freed by the cycle collector, its weak references are dead already.
         if record is not None and ((known := record()) is None or known is sock):

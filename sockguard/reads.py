@@ -18,6 +18,11 @@ from sockguard.stacks import capture
 _type_of: Final = vars(_socket.socket)["type"].__get__
 
 
+# Left out or this very object: passing it on would cost its parsing, 20 to 40 ns. By identity,
+# so that a wrong None or 0.0 still reaches the method, and raises there.
+_ZERO: Final = 0
+
+
 # What a read asked for, by its arguments: a request for no byte gets none at any time.
 def _asked_bytes(bufsize: Any) -> bool:
     return bool(bufsize)
@@ -106,7 +111,7 @@ class EndOfStream:
 def _recv(original: Method, end: EndOfStream) -> Method:
     def recv(self: Any, bufsize: Any, flags: Any = 0, /) -> Any:
         try:
-            data = original(self, bufsize, flags)
+            data = original(self, bufsize, flags) if flags is not _ZERO else original(self, bufsize)
         except BaseException as error:
             end.raised(self, error)
             raise
@@ -134,7 +139,10 @@ def _recvfrom(original: Method, end: EndOfStream) -> Method:
 def _recv_into(original: Method, end: EndOfStream) -> Method:
     def recv_into(self: Any, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> Any:
         try:
-            count = original(self, buffer, nbytes, flags)
+            if nbytes is _ZERO and flags is _ZERO:
+                count = original(self, buffer)
+            else:
+                count = original(self, buffer, nbytes, flags)
         except BaseException as error:
             end.raised(self, error)
             raise
@@ -148,7 +156,10 @@ def _recv_into(original: Method, end: EndOfStream) -> Method:
 def _recvfrom_into(original: Method, end: EndOfStream) -> Method:
     def recvfrom_into(self: Any, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> Any:
         try:
-            result = original(self, buffer, nbytes, flags)
+            if nbytes is _ZERO and flags is _ZERO:
+                result = original(self, buffer)
+            else:
+                result = original(self, buffer, nbytes, flags)
         except BaseException as error:
             end.raised(self, error)
             raise

@@ -129,6 +129,17 @@ class Watcher:
         if events:  # decided inside the lock, said outside: an exporter may block
             self._publish(events)
 
+    def due_in_ns(self) -> int | None:
+        """Return how long until the next socket in trouble becomes a leak; any thread."""
+        with self._looking() as now:
+            threshold_ns = self._config.threshold_ns
+            due = [
+                case.trouble.clock_ns + threshold_ns - now
+                for case in self._cases.values()
+                if case.finding is None and not case.spared
+            ]
+        return min((ns for ns in due if ns > 0), default=None)
+
     def check(self, threshold_ns: int, now_ns: int | None = None) -> list[Finding]:
         """Look at every socket, also those younger than a tick; publish nothing.
 
@@ -181,7 +192,7 @@ class Watcher:
     def _adopt(self) -> None:
         """Begin to watch the sockets that were there at the tick before: most die younger."""
         outlived, self._outlived = self._outlived, self._registry.newest
-        if self._config.threshold < self._config.interval:  # too short to let one tick go by
+        if self._config.threshold < 2 * self._config.interval:  # too short to let a tick go by
             outlived = self._outlived
         if outlived is None or outlived is self._adopted:
             return

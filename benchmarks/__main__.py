@@ -41,7 +41,7 @@ def _number(value: float) -> str:
 
 
 def _line(row: dict[str, Any], bound: str) -> str:
-    verdict = {None: "", True: "holds", False: "MISSES"}[row["holds"]]
+    verdict = row["verdict"]
     spread = f"{_number(row['low'])} to {_number(row['high'])}"
     cells = f"{bound:>9} {_number(row['median']):>8}  {spread:<18} {row['unit']:<12} {verdict:<6}"
     note = f"  ({row['note']})" if row["note"] else ""
@@ -86,7 +86,7 @@ def main() -> int:
             rows.append(row)
             print(_line(row, row["bound"]), flush=True)
     about["seconds"] = round(time.monotonic() - began)
-    missed = [row["what"] for row in rows if row["holds"] is False]
+    missed = [row["what"] for row in rows if row["verdict"] == "MISSES"]
     print(f"{about['seconds']} s, {len(missed)} missed")
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")

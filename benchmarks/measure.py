@@ -48,8 +48,20 @@ class Row:
             return self.median <= self.at_most
         return None if self.at_least is None else self.median >= self.at_least
 
+    @property
+    def verdict(self) -> str:
+        """In a word; a ratio whose spread is wider than the loss allowed decides nothing.
+
+        It is neither called held nor missed, unless even the better quartile misses.
+        """
+        if self.holds is None:
+            return ""
+        if self.at_least is not None and self.high - self.low > 1 - self.at_least:
+            return "within noise" if self.high >= self.at_least else "MISSES"
+        return "holds" if self.holds else "MISSES"
+
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "holds": self.holds}
+        return {**asdict(self), "verdict": self.verdict}
 
 
 class Pair(NamedTuple):

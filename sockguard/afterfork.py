@@ -68,6 +68,12 @@ def call_when_back(act: Callable[[], None]) -> None:
     _errand = _Errand(os.getpid(), forking, forking.f_lasti, act)
 
 
+def forget() -> None:
+    """In the child: there is nothing to wake, and the parent's frame is not to be kept."""
+    global _errand
+    _errand = None
+
+
 def _on_pending(_: Any) -> int:
     global _errand
     errand = _errand

@@ -80,6 +80,7 @@ class Guard:
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
         )
         self._engine: Engine | None = None
+        self._building: Any = original("_thread", "RLock")()
         self._multiprocessing = False
 
     def check(self, threshold: float | None = None) -> list[Finding]:
@@ -133,11 +134,12 @@ class Guard:
             complain(f"the summary failed: {error!r}")
 
     def _the_engine(self, *, publishes: bool | None = None) -> Engine:
-        if self._engine is None:
-            publishes = self._watches if publishes is None else publishes
-            exporters = _exporters(self.config) if publishes else []
-            self._engine = Engine(self.config, self._registry, exporters)
-        return self._engine
+        with self._building:  # after a fork, the watcher and a check may both be first
+            if self._engine is None:
+                publishes = self._watches if publishes is None else publishes
+                exporters = _exporters(self.config) if publishes else []
+                self._engine = Engine(self.config, self._registry, exporters)
+            return self._engine
 
     def _close_engine(self) -> None:
         engine, self._engine = self._engine, None
@@ -192,6 +194,8 @@ class Guard:
 
     def after_fork_in_child(self) -> None:
         """Begin anew: inherited sockets are the parent's to report, its thread is not here."""
+        afterfork.forget()
+        self._building = original("_thread", "RLock")()
         self._registry.begin_child()
         self._heartbeat.disarm()
         self._heartbeat = Heartbeat(self._tick, self.config.interval)

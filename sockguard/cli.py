@@ -96,6 +96,15 @@ def _fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
+def _say(text: str) -> None:
+    """Print ``text``; whoever reads it may stop reading (``| head``)."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
 def _load(options: dict[str, object], level: str) -> Config:
     return load(options, environ=os.environ, folder=working_folder(), label="--", level=level)
 
@@ -105,15 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
         if "--help" in command.options:
-            print(help_text(), end="")
+            _say(help_text())
         elif "--version" in command.options:
-            print(f"sockguard {sockguard.__version__}")
+            _say(f"sockguard {sockguard.__version__}\n")
         elif command.verb == "doctor":
             from sockguard.doctor import examine
 
             if command.rest:
                 raise UsageError(f"doctor takes no argument, {command.rest[0]} is one")
-            print("\n".join(examine(_load(command.options, "light"))))
+            _say("\n".join([*examine(_load(command.options, "light")), ""]))
         else:
             _run(command)
     except ConfigError as error:

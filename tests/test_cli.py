@@ -285,3 +285,18 @@ def test_a_file_of_a_verbs_name_is_run_by_its_path(folder: Path) -> None:
         (folder / name).write_text("import sys; print('file', sys.argv)")
         assert outcome(*RUNNER, f"./{name}").stdout == f"file ['./{name}']\n"
     assert outcome(*RUNNER, "--", "run").stdout == "file ['run']\n"
+
+
+def test_a_reader_that_stops_reading_is_no_error_of_ours():
+    speaker = subprocess.Popen(
+        [*RUNNER, "doctor"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    assert speaker.stdout is not None
+    speaker.stdout.close()  # before it has said anything
+    assert speaker.stderr is not None
+    with speaker.stderr as errors:
+        assert errors.read() == b""
+    assert speaker.wait(timeout=30) == 1

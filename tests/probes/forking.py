@@ -18,6 +18,9 @@ left, right = socket.socketpair()
 for number in range(4):
     pid = os.fork()
     if pid == 0:
+        # Unclosed, they are warned of at the interpreter's end or not, also without us.
+        left.close()
+        right.close()
         child(number)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 pid, terminal = os.forkpty()

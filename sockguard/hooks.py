@@ -144,6 +144,7 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
     by_fd = registry.by_fd
     filed = by_fd.get
     fileno_of = fileno_method()
+    asleep = registry.asleep
     serial = registry.next_serial
     socket_file: Final = getattr(getattr(original, "__code__", None), "co_filename", None)
     accept = getattr(socket.socket.accept, "__code__", None)
@@ -174,6 +175,8 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
             if (
                 fileno is not None
                 and (holder := filed(fd) or registry.inherited.get(fd)) is not None
+                # Mostly it was closed and freed: then there is no need to look further.
+                and (holder() is not None or holder.previous is not None)
                 and (before := same_socket(holder, fd)) is not None
             ):
                 inherit(record, before)
@@ -194,7 +197,7 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
                     record.span = get_span()
             by_fd[fd] = record
             registry.newest = record
-            if registry.asleep:
+            if asleep:
                 registry.wake()
         except Exception as error:
             if not switch.failed(error):

@@ -133,9 +133,10 @@ def _run(command: Command) -> None:
     from sockguard import runner
 
     if not command.rest:
-        raise UsageError(
-            "nothing to run: name a program, as in python -m sockguard app.py; --help tells more"
-        )
+        example = "python -m sockguard app.py"
+        if command.verb == "run":
+            example = "sockguard run -- gunicorn app:app"
+        raise UsageError(f"nothing to run: name a program, as in {example}; --help tells more")
     config = _load(command.options, "full" if command.verb == "python" else "light")
     if command.verb == "python":
         argv = runner.python_command(command.rest)

@@ -156,7 +156,7 @@ OPTIONS: Final = (
         "level",
         "light|full",
         _one_of("light", "full"),
-        "full also notes the read that met the end, and sockets freed unclosed",
+        "full also notes the read that met the end",
     ),
     Option("output", "FILE", _output, "write JSON Lines to FILE; {pid} becomes the process id"),
     Option("output_limit", "BYTES", _bytes, "stop at this size, but for the summary (100M)"),
@@ -170,8 +170,7 @@ OPTIONS: Final = (
         "ignore",
         "PATTERN",
         _patterns,
-        "spare sockets with a creation frame `FILE:LINE FUNCTION`, or a fingerprint, that the"
-        " regular expression is found in; repeatable, in the environment one a line",
+        "spare a site: a regular expression for FILE:LINE FUNCTION or a fingerprint",
     ),
     Option("quiet", None, _truth, "no text on standard error"),
     Option(

@@ -33,6 +33,8 @@ class Trouble:
     #: From when the threshold counts: restarts with every byte acknowledged.
     clock_ns: int
     bytes_acked: int | None
+    #: ``fin_ns`` is the kernel's word, not our first sight.
+    dated: bool = False
 
 
 def _begin(record: SocketRecord, seen: Observation, now_ns: int) -> Trouble | None:
@@ -45,6 +47,7 @@ def _begin(record: SocketRecord, seen: Observation, now_ns: int) -> Trouble | No
             fin_ns=fin_ns,
             clock_ns=min(now_ns, max(fin_ns, record.created_ns) + JIFFY_NS),
             bytes_acked=seen.bytes_acked,
+            dated=seen.last_ack_ms is not None,
         )
     if seen.hung_up:
         kind = Kind.PEER_CLOSED

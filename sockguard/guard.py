@@ -81,6 +81,7 @@ class Guard:
         )
         self._engine: Engine | None = None
         self._building: Any = original("_thread", "RLock")()
+        self._ended = False
         self._multiprocessing = False
 
     def check(self, threshold: float | None = None) -> list[Finding]:
@@ -88,9 +89,12 @@ class Guard:
 
         Returns what is open ``threshold`` seconds (default: the guard's) after its peer
         went, and once each what was freed unclosed so long after. Publishes nothing.
-        About 2 µs a tracked socket; any thread.
+        About 2 µs a tracked socket; any thread. Raises ``ConfigError`` for a threshold that
+        can't be used, and ``RuntimeError`` once the guard has been taken out.
         """
-        seconds = self.config.threshold if threshold is None else threshold
+        seconds = self.config.threshold
+        if threshold is not None:
+            seconds = load({"threshold": threshold}).threshold
         return self._the_engine().watcher.check(int(seconds * NS_PER_S))
 
     # -- life --------------------------------------------------------------------------
@@ -113,6 +117,7 @@ class Guard:
         atexit.unregister(self.finish)
         self._patch.remove()
         self.finish()
+        self._ended = True
         self._close_engine()
 
     def finish(self) -> None:
@@ -134,7 +139,10 @@ class Guard:
             complain(f"the summary failed: {error!r}")
 
     def _the_engine(self, *, publishes: bool | None = None) -> Engine:
-        with self._building:  # after a fork, the watcher and a check may both be first
+        with self._building:
+            if self._ended:
+                raise RuntimeError("this guard has been taken out; install or watch again")
+            # after a fork, the watcher and a check may both be first
             if self._engine is None:
                 publishes = self._watches if publishes is None else publishes
                 exporters = _exporters(self.config) if publishes else []
@@ -142,7 +150,8 @@ class Guard:
             return self._engine
 
     def _close_engine(self) -> None:
-        engine, self._engine = self._engine, None
+        with self._building:
+            engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 

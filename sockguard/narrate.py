@@ -63,6 +63,7 @@ def finding(
         at_ns=now_ns,
         age_ns=now_ns - record.created_ns,
         since_fin_ns=now_ns - trouble.fin_ns,
+        dated=trouble.dated,
         unread_bytes=evidence.unread_bytes,
         end_unread=evidence.end_unread,
         created=created,

@@ -159,6 +159,8 @@ class Finding:
     end_unread: bool | None
     created: Origin
     eof: Origin | None = None
+    #: ``since_fin_ns`` begins at the FIN, by the kernel's word; else at our first sight.
+    dated: bool = True
     #: Where the listening socket was made that accepted this one.
     listener: Origin | None = None
     holders: tuple[str, ...] | None = None

@@ -81,7 +81,10 @@ def program_command(words: Sequence[str]) -> list[str]:
     """Return the command that runs a program found on PATH. Raises ``ConfigError``."""
     found = shutil.which(words[0])
     if found is None:
-        raise ConfigError(f"{words[0]} is no program that can be run; give its path")
+        raise ConfigError(
+            f"{words[0]} is no program that can be run; give the path of one, "
+            "or for a script: python SCRIPT"
+        )
     return [found, *words[1:]]
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sockguard import detector, endpoints, narrate
+from sockguard.cases import Case, note_peer
 from sockguard.config import Config
 from sockguard.descriptors import Identity, identity
 from sockguard.detector import Trouble
@@ -35,36 +36,6 @@ from sockguard.stacks import StackTable
 
 # Sockets freed unclosed that `check` may still ask for: the newest, not more.
 MAX_BURIED: Final = 1000
-
-
-class Case:
-    """A socket in trouble, from the first sign to its end."""
-
-    __slots__ = ("finding", "identity", "record", "spared", "trouble", "twins")
-
-    def __init__(self, record: SocketRecord, trouble: Trouble) -> None:
-        self.record = record
-        self.trouble = trouble
-        #: Set when it has become a leak.
-        self.finding: Finding | None = None
-        self.identity: Identity | None = None
-        #: The user asked to ignore this one.
-        self.spared = False
-        #: Other objects with a descriptor of their own for the same kernel socket (dup).
-        self.twins: list[SocketRecord] = []
-
-    def is_open(self) -> bool:
-        """Tell whether any descriptor of the kernel socket that we know of is open."""
-        if alive(self.record) is not None:
-            return True
-        for twin in self.twins:
-            if alive(twin) is not None:
-                self.record = twin
-                return True
-        # The object has let go of the number (detach, TLS): the kernel has not.
-        if self.finding is None or self.identity is None:
-            return False
-        return identity(self.record.fd) == self.identity
 
 
 class Watcher:
@@ -98,6 +69,7 @@ class Watcher:
         self._leaking: dict[Identity | None, Case] = {}
         self._outlived: SocketRecord | None = None
         self._adopted: SocketRecord | None = None
+        self._ticked: SocketRecord | None = None
         self._buried: deque[tuple[Collected, Trouble]] = deque(maxlen=MAX_BURIED)
         self._unpublished: list[Event] = []
         self._dying: dict[SocketRecord, Collected] = {}
@@ -120,10 +92,12 @@ class Watcher:
     def tick(self, now_ns: int | None = None) -> None:
         """Look once, and publish what was found. ``now_ns``: another clock, for tests."""
         with self._looking(now_ns) as now:
+            newest = self._registry.newest
             self._adopt()
             self._suspect(now)
             self._bury()  # before a case is given up because its socket is gone
             self._follow(now)
+            self._ticked = newest
             events = [self.leaks.up_to_date(event) for event in self._unpublished]
             self._unpublished.clear()
         if events:  # decided inside the lock, said outside: an exporter may block
@@ -149,7 +123,7 @@ class Watcher:
             self._bury()
             cases = [case for case in self._look_at_all(now) if case is not None]
             findings = [
-                self._find(case, now)
+                self._find(case, now) or case.finding
                 for case in self._one_a_socket(cases)
                 if detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ]
@@ -211,7 +185,7 @@ class Watcher:
         record.stack = self._stacks.intern(record.stack)
         while record.previous is not None and alive(record.previous) is None:
             record.previous = record.previous.previous
-        _note_peer(record, sock)
+        note_peer(record, sock)
         self._observer.adopt(record.fd)
 
     def _suspect(self, now: int) -> None:
@@ -231,7 +205,7 @@ class Watcher:
     def _follow(self, now: int) -> None:
         threshold_ns = self._config.threshold_ns
         for case in list(self._cases.values()):
-            if not case.is_open():
+            if not case.is_open() and not self._has_heir(case):
                 self._end(case, now)
             elif (
                 case.finding is None
@@ -240,6 +214,18 @@ class Watcher:
                 and detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ):
                 self._confirm(case, now)
+
+    def _has_heir(self, case: Case) -> bool:
+        """Tell whether a leak lives on in a descriptor made since the last tick (dup)."""
+        if case.finding is None:
+            return False
+        since = 0 if self._ticked is None else self._ticked.serial
+        for filed in self._registry.records():
+            heir = reachable(filed) if filed.serial > since else None
+            if heir is not None and identity(heir.fd) == case.identity:
+                case.twins.append(heir)
+                return case.is_open()
+        return False
 
     def _bury(self) -> None:
         """Take in the sockets that were freed unclosed: had their peer gone before?"""
@@ -288,7 +274,7 @@ class Watcher:
         seen = None if sock is None else self._observer.observe(sock, record)
         if seen is None:
             return case
-        _note_peer(record, sock)
+        note_peer(record, sock)
         before = None if case is None else case.trouble
         trouble = detector.follow(record, before, seen, now_ns=now)
         if trouble is None:
@@ -305,14 +291,13 @@ class Watcher:
             if endpoints.is_stream(sock):
                 yield self._look_at(record, now)
 
-    @staticmethod
-    def _one_a_socket(cases: Iterable[Case]) -> Iterator[Case]:
-        """Leave out objects that share a kernel socket with an earlier one."""
+    def _one_a_socket(self, cases: Iterable[Case]) -> Iterator[Case]:
+        """Leave out objects that share a kernel socket; a leak speaks for all of its."""
         known: set[Identity | None] = set()
         for case in sorted(cases, key=lambda case: case.finding is None):
             if (socket_id := identity(case.record.fd)) not in known:
                 known.add(socket_id)
-                yield case
+                yield self._leaking.get(socket_id, case)
 
     def _confirm(self, case: Case, now: int) -> None:
         """Make a leak of a case, unless its kernel socket is one already, or ignored."""
@@ -368,12 +353,6 @@ class Watcher:
     def _queue(self, event: Event | None) -> None:
         if event is not None:
             self._unpublished.append(event)
-
-
-def _note_peer(record: SocketRecord, sock: object) -> None:
-    # While it is connected: after a reset the kernel does not know the peer any more.
-    if record.peer is None:
-        record.peer = endpoints.render(endpoints.raw_peer(sock))
 
 
 def _total(fingerprint: str, example: Finding, count: int, still_open: int) -> GroupTotal:

@@ -84,10 +84,10 @@ def _unread(finding: Finding) -> str:
 def _what(finding: Finding) -> str:
     state = "peer hung up" if finding.state is None else finding.state.name
     # CLOSED: a reset, a keep-alive that gave up, or both sides done; the kernel won't say.
-    dead = finding.state is TcpState.CLOSED
-    since = (
-        "it was seen dead" if dead and finding.kind is not Kind.PEER_CLOSED else "the peer's FIN"
-    )
+    if finding.state is TcpState.CLOSED and finding.kind is not Kind.PEER_CLOSED:
+        since = "it was seen dead"
+    else:
+        since = "the peer's FIN" if finding.dated else "the peer's end was first seen"
     peer = finding.peer or ("unnamed" if finding.state is None else "unknown")
     age = duration(finding.since_fin_ns)
     return f"{age} since {since} ({state}), fd {finding.fd}, peer {peer}, {_unread(finding)}"

@@ -12,11 +12,9 @@ from sockguard.registry import alive
 class Case:
     """A socket in trouble, from the first sign to its end."""
 
-    __slots__ = ("finding", "identity", "origin", "record", "spared", "trouble", "twins")
+    __slots__ = ("finding", "identity", "record", "spared", "trouble", "twins")
 
     def __init__(self, record: SocketRecord, trouble: Trouble) -> None:
-        #: Who opened the kernel socket, and who has a descriptor of it now.
-        self.origin = record
         self.record = record
         self.trouble = trouble
         #: Set when it has become a leak.

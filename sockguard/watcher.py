@@ -10,7 +10,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from sockguard import detector, endpoints, narrate
@@ -331,8 +330,7 @@ class Watcher:
         evidence = self._observer.evidence(sock, record)
         if alive(record) is None:  # closed while we looked: all that was another's number
             return None
-        finding = self._narrate(case.origin, case.trouble, evidence, now)
-        return None if finding is None else replace(finding, fd=record.fd)
+        return self._narrate(record, case.trouble, evidence, now)
 
     def _find_collected(self, freed: Collected, trouble: Trouble) -> Finding | None:
         record = freed.record

@@ -75,17 +75,6 @@ def test_a_leak_that_lives_on_in_a_duplicate_is_not_late_at_exit_as_well(watcher
         assert summary.open_at_exit == ()
 
 
-def test_a_check_names_the_line_that_opened_the_leak_not_its_duplicate(guard, watcher, dead):
-    now = tick_until_leaked(watcher)
-    (before,) = watcher.check(SECOND, now)
-    with dead.dup():
-        dead.close()
-        for later in range(3):
-            watcher.tick(now + later * SECOND)
-        (after,) = watcher.check(SECOND, now)
-        assert after.fingerprint == before.fingerprint
-
-
 def test_a_guard_that_was_taken_out_says_so_and_opens_nothing():
     with sockguard.watch() as guard:
         assert guard.check() == []

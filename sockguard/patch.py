@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from sockguard.hooks import FinalizerHook, Method, Switch, init_hook
+from sockguard.hooks import Method, Switch, finalizer_hook, init_hook
 from sockguard.reads import METHODS, read_hook
 from sockguard.registry import Registry
 
@@ -72,7 +72,7 @@ class Patch:
             self._place(
                 socket.socket,
                 "__del__",
-                lambda method: FinalizerHook(method, registry, self._last_words, switch),
+                lambda method: finalizer_hook(method, registry, self._last_words, switch),
             )
         import wrapt
 

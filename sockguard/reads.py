@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import builtins
 from collections.abc import Callable
 from sys import _getframe
 from time import monotonic_ns
 from types import FunctionType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sockguard.endpoints import plain
 from sockguard.hooks import Method, Switch, dress, strip, task_name, thread_name
@@ -16,11 +17,6 @@ from sockguard.registry import Registry, fileno
 from sockguard.stacks import capture
 
 _type_of: Final = vars(_socket.socket)["type"].__get__
-
-
-# Left out or this very object: passing it on would cost its parsing, 20 to 40 ns. By identity,
-# so that a wrong None or 0.0 still reaches the method, and raises there.
-_ZERO: Final = 0
 
 
 # What a read asked for, by its arguments: a request for no byte gets none at any time.
@@ -69,8 +65,8 @@ class EndOfStream:
         self._switch = switch
         self._tells_end = tells_end
 
-    def empty(self, sock: Any, *args: Any) -> None:
-        """Note the end if the read asked for bytes and the socket is a stream."""
+    def empty(self, result: Any, sock: Any, *args: Any) -> Any:
+        """Return ``result``; note the end if the read asked for bytes of a stream."""
         try:
             if (
                 not self._switch.off
@@ -81,6 +77,7 @@ class EndOfStream:
         except Exception as error:
             if not self._switch.failed(error):
                 raise
+        return result
 
     def raised(self, sock: Any, error: BaseException) -> None:
         """Note the end if ``error`` tells of it. Takes the caller's frame out of it, too."""
@@ -104,101 +101,76 @@ class EndOfStream:
         record.eof = Eof(monotonic_ns(), stack, thread_name(), task_name())
 
 
-# The stand-ins have the methods' own parameters: passing *args and **kwargs on would cost
-# 150 to 300 ns a call more (docs/design.md).
+# The stand-ins. Each is a pattern: `read_hook` makes a function of its code whose globals are
+# just these names, which is 10 ns cheaper than a closure. They have the methods' own
+# parameters: passing *args and **kwargs on would cost 150 to 300 ns a call more
+# (docs/design.md). `False` is an integer that no caller writes: left out, an argument is
+# not passed on, for its parsing costs 20 to 40 ns. By identity, so that a wrong None or 0.0
+# still reaches the method, and raises there.
+# ruff: noqa: F821  # `original`, `empty` and `raised` are there when it runs
+if TYPE_CHECKING:
+    original: Method
+    empty: Callable[..., Any]
+    raised: Callable[..., None]
 
 
-def _recv(original: Method, end: EndOfStream) -> Method:
-    def recv(self: Any, bufsize: Any, flags: Any = 0, /) -> Any:
-        try:
-            data = original(self, bufsize, flags) if flags is not _ZERO else original(self, bufsize)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not data:
-            end.empty(self, bufsize)
-        return data
-
-    return recv
+def _recv(self: Any, bufsize: Any, flags: Any = False, /) -> Any:
+    try:
+        if flags is False:
+            return (data := original(self, bufsize)) or empty(data, self, bufsize)
+        return (data := original(self, bufsize, flags)) or empty(data, self, bufsize)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-def _recvfrom(original: Method, end: EndOfStream) -> Method:
-    def recvfrom(self: Any, bufsize: Any, flags: Any = 0, /) -> Any:
-        try:
-            result = original(self, bufsize, flags)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not result[0]:
-            end.empty(self, bufsize)
-        return result
-
-    return recvfrom
+def _recv_into(self: Any, buffer: Any, nbytes: Any = False, flags: Any = False) -> Any:
+    try:
+        if nbytes is False and flags is False:
+            return (count := original(self, buffer)) or empty(count, self, buffer)
+        return (count := original(self, buffer, nbytes, flags)) or empty(count, self, buffer)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-def _recv_into(original: Method, end: EndOfStream) -> Method:
-    def recv_into(self: Any, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> Any:
-        try:
-            if nbytes is _ZERO and flags is _ZERO:
-                count = original(self, buffer)
-            else:
-                count = original(self, buffer, nbytes, flags)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not count:
-            end.empty(self, buffer)
-        return count
-
-    return recv_into
+def _recvfrom(self: Any, bufsize: Any, flags: Any = 0, /) -> Any:
+    try:
+        result = original(self, bufsize, flags)
+        return result if result[0] else empty(result, self, bufsize)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-def _recvfrom_into(original: Method, end: EndOfStream) -> Method:
-    def recvfrom_into(self: Any, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> Any:
-        try:
-            if nbytes is _ZERO and flags is _ZERO:
-                result = original(self, buffer)
-            else:
-                result = original(self, buffer, nbytes, flags)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not result[0]:
-            end.empty(self, buffer)
-        return result
-
-    return recvfrom_into
+def _recvfrom_into(self: Any, buffer: Any, nbytes: Any = 0, flags: Any = 0) -> Any:
+    try:
+        result = original(self, buffer, nbytes, flags)
+        return result if result[0] else empty(result, self, buffer)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-def _recvmsg(original: Method, end: EndOfStream) -> Method:
-    def recvmsg(self: Any, bufsize: Any, ancbufsize: Any = 0, flags: Any = 0, /) -> Any:
-        try:
-            result = original(self, bufsize, ancbufsize, flags)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not result[0] and not result[1]:  # ancillary data is no end
-            end.empty(self, bufsize)
-        return result
-
-    return recvmsg
+def _recvmsg(self: Any, bufsize: Any, ancbufsize: Any = 0, flags: Any = 0, /) -> Any:
+    try:
+        result = original(self, bufsize, ancbufsize, flags)
+        # Ancillary data is no end.
+        return result if result[0] or result[1] else empty(result, self, bufsize)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-def _read(original: Method, end: EndOfStream) -> Method:
-    def read(self: Any, len: Any = 1024, buffer: Any = None) -> Any:
-        try:
-            data = original(self, len, buffer)
-        except BaseException as error:
-            end.raised(self, error)
-            raise
-        if not data:
-            end.empty(self, len, buffer)
-        return data
-
-    return read
+def _read(self: Any, len: Any = 1024, buffer: Any = None) -> Any:
+    try:
+        return (data := original(self, len, buffer)) or empty(data, self, len, buffer)
+    except BaseException as error:
+        raised(self, error)
+        raise
 
 
-_MAKERS: Final[dict[str, Callable[[Method, EndOfStream], Method]]] = {
+_PATTERNS: Final[dict[str, Callable[..., Any]]] = {
     "recv": _recv,
     "recv_into": _recv_into,
     "recvfrom": _recvfrom,
@@ -208,7 +180,7 @@ _MAKERS: Final[dict[str, Callable[[Method, EndOfStream], Method]]] = {
     "read": _read,
 }
 #: The reading methods of ``socket.socket``.
-METHODS: Final = tuple(name for name in _MAKERS if name != "read")
+METHODS: Final = tuple(name for name in _PATTERNS if name != "read")
 
 
 def read_hook(
@@ -225,5 +197,13 @@ def read_hook(
     ``tells_end``. All else passes: see "a receive" in docs/benchmarks.md.
     """
     end = EndOfStream(name, registry, depth, switch, tells_end)
-    hook = _MAKERS[name](original, end)
-    return dress(hook, original)  # type: ignore[arg-type]
+    names = {
+        "__builtins__": builtins,
+        "__name__": __name__,
+        "original": original,
+        "empty": end.empty,
+        "raised": end.raised,
+    }
+    pattern = cast("FunctionType", _PATTERNS[name])
+    hook = FunctionType(pattern.__code__, names, pattern.__name__, pattern.__defaults__)
+    return dress(hook, original)

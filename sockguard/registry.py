@@ -69,7 +69,8 @@ class Registry:
         #: Sockets of the process that forked us; it reports them, we know their origin.
         self.inherited: dict[int, SocketRecord] = {}
         #: The latest record: when it has not changed, no socket came.
-        self.newest: SocketRecord | None = None
+        #: One item, because storing one is cheaper than setting an attribute.
+        self.latest: list[SocketRecord | None] = [None]
         self.next_serial: Any = itertools.count(1).__next__
         #: Sockets freed without close, with the kernel's last words: level `full`.
         self.collected: deque[Collected] = deque(maxlen=MAX_COLLECTED)
@@ -79,6 +80,10 @@ class Registry:
         self.asleep: list[bool] = []
         self._before = 0
         self.wake: Callable[[], None] = _nothing
+
+    @property
+    def newest(self) -> SocketRecord | None:
+        return self.latest[0]
 
     def records(self) -> list[SocketRecord]:
         """Return all records, those of sockets long gone included. Any thread; atomic."""
@@ -98,7 +103,8 @@ class Registry:
 
     def tracked(self) -> int:
         """Return how many sockets this process has tracked, ever."""
-        return self.newest.serial - self._before if self.newest is not None else 0
+        newest = self.newest
+        return newest.serial - self._before if newest is not None else 0
 
     def begin_child(self) -> None:
         """After a fork, in the child: what was tracked is the parent's to report."""
@@ -106,5 +112,5 @@ class Registry:
         self.by_fd.clear()
         if self.newest is not None:
             self._before = self.newest.serial
-        self.newest = None
+        self.latest[0] = None
         self.collected.clear()

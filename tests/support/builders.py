@@ -47,7 +47,7 @@ def a_tracked(registry: Registry, sock: Any, **noted: Any) -> SocketRecord:
     """File a record of ``sock`` in ``registry``, as the hook does; return it."""
     record = a_record(sock, **{"serial": registry.next_serial(), "fd": fileno(sock), **noted})
     registry.by_fd[record.fd] = record
-    registry.newest = record
+    registry.latest[0] = record
     return record
 
 

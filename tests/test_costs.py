@@ -11,23 +11,23 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.builders import SECOND, a_finding
+from support.hooked import hooks
 
 import sockguard
-from sockguard import endpoints, stacks
 from sockguard import leaks as leaks_module
 from sockguard import listeners as listeners_module
 from sockguard import registry as registry_module
+from sockguard import stacks
 from sockguard.config import Config
 from sockguard.leaks import OTHER, Leaks
 from sockguard.listeners import Listeners
 from sockguard.observers import tcp_info
 from sockguard.observers.linux import LinuxObserver
-from sockguard.patch import Patch
 from sockguard.records import Evidence, Observation, SocketRecord
 from sockguard.registry import Registry, fileno
 from sockguard.stacks import StackTable, resolve
@@ -79,29 +79,6 @@ def test_full_replaces_one_method_of_a_tls_socket():
 # -- bytes -----------------------------------------------------------------------------
 
 
-@contextmanager
-def tracked() -> Iterator[Registry]:
-    """Have new sockets filed in a registry, and nothing more."""
-    registry = Registry()
-
-    def fail(error: BaseException) -> None:
-        raise error
-
-    patch = Patch(
-        registry,
-        depth=32,
-        full=False,
-        last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
-        finalizes=True,
-        on_failure=fail,
-    )
-    patch.place()
-    try:
-        yield registry
-    finally:
-        patch.remove()
-
-
 def a_watcher(registry: Registry, observer: object, **options: object) -> Watcher:
     return Watcher(Config(**options), registry, observer, tcp_info.decode, lambda events: None)
 
@@ -130,7 +107,7 @@ def bytes_of(record: SocketRecord) -> int:
 
 
 def test_a_tracked_socket_takes_at_most_400_bytes_once_its_call_site_was_seen():
-    with tracked() as registry, ExitStack() as stack:
+    with hooks() as registry, ExitStack() as stack:
         observer = LinuxObserver()
         stack.callback(observer.close)
         watcher = a_watcher(registry, observer)
@@ -143,7 +120,7 @@ def test_a_tracked_socket_takes_at_most_400_bytes_once_its_call_site_was_seen():
 
 
 def test_sockets_of_one_call_site_share_one_stack_after_adoption():
-    with tracked() as registry, ExitStack() as stack:
+    with hooks() as registry, ExitStack() as stack:
         observer = LinuxObserver()
         stack.callback(observer.close)
         watcher = a_watcher(registry, observer)
@@ -223,7 +200,7 @@ class Recorder:
 
 def test_sockets_that_die_younger_than_a_tick_are_never_asked_about():
     recorder = Recorder()
-    with tracked() as registry:
+    with hooks() as registry:
         watcher = a_watcher(registry, recorder)
         for tick in range(5):
             with ExitStack() as stack:
@@ -235,7 +212,7 @@ def test_sockets_that_die_younger_than_a_tick_are_never_asked_about():
 
 def test_a_healthy_socket_is_adopted_once_and_never_observed():
     recorder = Recorder()
-    with tracked() as registry, ExitStack() as stack:
+    with hooks() as registry, ExitStack() as stack:
         watcher = a_watcher(registry, recorder)
         made = []
         for tick in range(6):  # new ones at every tick: all records are walked each time
@@ -250,7 +227,7 @@ def test_a_healthy_socket_is_adopted_once_and_never_observed():
 
 def test_a_socket_younger_than_a_tick_is_not_adopted_with_those_that_are_older():
     recorder = Recorder()
-    with tracked() as registry, socket.socket() as old:
+    with hooks() as registry, socket.socket() as old:
         watcher = a_watcher(registry, recorder)
         watcher.tick(now_ns=0)
         with socket.socket() as young:
@@ -278,7 +255,7 @@ def calls_of(act: object) -> Counter[str]:
 
 
 def test_a_settled_tick_does_the_same_for_500_idle_sockets_as_for_none():
-    with tracked() as registry, ExitStack() as stack:
+    with hooks() as registry, ExitStack() as stack:
         observer = LinuxObserver()
         stack.callback(observer.close)
         watcher = a_watcher(registry, observer)
@@ -357,7 +334,7 @@ def test_causes_beyond_the_bound_are_counted_together():
 
 def test_the_table_of_listeners_is_bounded(monkeypatch):
     monkeypatch.setattr(listeners_module, "MAX_LISTENERS", 4)
-    with tracked() as registry, ExitStack() as stack:
+    with hooks() as registry, ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         table = Listeners(registry)
@@ -367,7 +344,7 @@ def test_the_table_of_listeners_is_bounded(monkeypatch):
 
 
 def test_the_registry_holds_no_more_records_than_descriptors_were_ever_open():
-    with tracked() as registry:
+    with hooks() as registry:
         for _ in range(300):
             socket.socket().close()
         assert registry.tracked() == 300
@@ -386,5 +363,5 @@ def test_the_depth_of_a_stack_is_bounded():
     def deeper(left: int) -> socket.socket:
         return deeper(left - 1) if left else socket.socket()
 
-    with tracked() as registry, deeper(100) as sock:
+    with hooks() as registry, deeper(100) as sock:
         assert len(registry.by_fd[fileno(sock)].stack) == 2 * 32

@@ -20,40 +20,15 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
+from support.hooked import hooks
 
 import sockguard
-from sockguard import endpoints
-from sockguard.observers import tcp_info
-from sockguard.patch import Patch
 from sockguard.records import SocketRecord
 from sockguard.registry import Registry, alive
 from sockguard.stacks import Frame, capture, resolve
 
 OURS = os.path.dirname(sockguard.__file__)
 HERE = os.path.abspath(__file__)
-
-
-@contextlib.contextmanager
-def hooks(*, full: bool = False, depth: int = 32) -> Iterator[Registry]:
-    """The hooks alone: nobody looks."""
-    registry = Registry()
-
-    def fail(error: BaseException) -> None:
-        raise error
-
-    patch = Patch(
-        registry,
-        depth=depth,
-        full=full,
-        last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
-        finalizes=True,
-        on_failure=fail,
-    )
-    try:
-        patch.place()
-        yield registry
-    finally:
-        patch.remove()
 
 
 @pytest.fixture
@@ -516,3 +491,21 @@ def test_level_full_warns_of_an_unclosed_socket_at_the_programs_line():
         assert collected is record
         make().close()
         assert len(registry.collected) == 1  # closed before it was freed: nothing to tell
+
+
+def test_a_finalizer_that_somebody_else_put_there_before_us_runs_for_every_socket(monkeypatch):
+    freed = []
+
+    def theirs(sock: socket.socket) -> None:
+        freed.append(sock.fileno())
+        sock.close()
+
+    monkeypatch.setattr(socket.socket, "__del__", theirs, raising=False)
+    with hooks(full=True) as registry:
+        closed, still_open = make(), make()
+        closed.close()
+        fd = still_open.fileno()
+        del closed, still_open
+        assert freed == [-1, fd]
+        assert len(registry.collected) == 1
+    assert vars(socket.socket)["__del__"] is theirs

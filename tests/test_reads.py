@@ -19,11 +19,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
+from support.hooked import hooks
 
 import sockguard
-from sockguard import endpoints
-from sockguard.observers import tcp_info
-from sockguard.patch import Patch
 from sockguard.reads import METHODS
 from sockguard.records import Eof
 from sockguard.registry import Registry
@@ -33,36 +31,13 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST, not 
 OURS = os.path.dirname(sockguard.__file__)
 
 
-@contextlib.contextmanager
-def hooks(*, full: bool = True) -> Iterator[Registry]:
-    """The hooks alone: no watcher looks, so nothing but a read can note an end."""
-    registry = Registry()
-
-    def fail(error: BaseException) -> None:
-        raise error
-
-    patch = Patch(
-        registry,
-        depth=32,
-        full=full,
-        last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
-        finalizes=True,
-        on_failure=fail,
-    )
-    try:
-        patch.place()
-        yield registry
-    finally:
-        patch.remove()
-
-
 def unguarded_or(guarded: bool) -> contextlib.AbstractContextManager[Registry | None]:
-    return hooks() if guarded else contextlib.nullcontext()
+    return hooks(full=True) if guarded else contextlib.nullcontext()
 
 
 @pytest.fixture
 def registry():
-    with hooks() as made:
+    with hooks(full=True) as made:
         yield made
 
 
@@ -260,10 +235,18 @@ def test_a_wrong_call_raises_the_same_type_with_no_frame_of_ours(name, arguments
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stand_in_looks_like_the_method(name):
     method = getattr(socket.socket, name)
-    with hooks():
+    with hooks(full=True):
         stand_in = getattr(socket.socket, name)
         assert stand_in is not method
         assert (stand_in.__name__, stand_in.__doc__) == (name, method.__doc__)
+
+
+@pytest.mark.parametrize("nothing", [None, bytearray(), 0, ""])
+def test_what_somebody_elses_method_below_ours_returns_is_handed_on_as_it_is(nothing, monkeypatch):
+    monkeypatch.setattr(socket.socket, "recv", lambda sock, *args: nothing, raising=False)
+    with hooks(full=True), a_connection() as (ours, _):
+        assert ours.recv(1) is nothing
+        assert ours.recv(1, socket.MSG_DONTWAIT) is nothing
 
 
 def test_a_request_for_no_byte_is_no_end(registry):

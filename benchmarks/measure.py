@@ -7,6 +7,7 @@ the median of the undisturbed ones is what counts. The spread is their quartiles
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 from _thread import allocate_lock, start_new_thread
@@ -33,6 +34,8 @@ class Row:
     high: float
     at_most: float | None = None
     at_least: float | None = None
+    #: Where the median lies with 95 % confidence, for a ratio that noise might decide.
+    sure: tuple[float, float] | None = None
     note: str = ""
 
     @property
@@ -50,14 +53,13 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In a word; a ratio whose spread is wider than the loss allowed decides nothing.
-
-        It is neither called held nor missed, unless even the better quartile misses.
-        """
+        """In a word. What noise might have decided is called neither held nor missed."""
         if self.holds is None:
             return ""
-        if self.at_least is not None and self.high - self.low > 1 - self.at_least:
-            return "within noise" if self.high >= self.at_least else "MISSES"
+        if self.sure is not None and self.at_least is not None:
+            low, high = self.sure
+            if low < self.at_least <= high:
+                return "undecided"
         return "holds" if self.holds else "MISSES"
 
     def as_json(self) -> dict[str, Any]:
@@ -97,6 +99,20 @@ def more(what: str, unit: str, pairs: Sequence[Pair], **bound: Any) -> Row:
 def rate(what: str, pairs: Sequence[Pair], **bound: Any) -> Row:
     """Return what remains of the unguarded rate, as the median of the ratios."""
     return row(what, "of the rate", [p.plain / p.guarded for p in pairs], **bound)
+
+
+def sure_rate(what: str, pairs: Sequence[Pair], **bound: Any) -> Row:
+    """Return the same, with the interval in which the true median lies 19 times of 20.
+
+    The ratios that stand at the ranks n/2 -+ sqrt(n): the sign test's interval, which
+    supposes nothing of how they are distributed.
+    """
+    ratios = sorted(p.plain / p.guarded for p in pairs)
+    middle, reach = len(ratios) / 2, 0.98 * math.sqrt(len(ratios))
+    low = ratios[max(math.floor(middle - reach), 0)]
+    high = ratios[min(math.ceil(middle + reach), len(ratios) - 1)]
+    note = f"the median, 19 times of 20: {low:.3f} to {high:.3f}"
+    return rate(what, pairs, sure=(low, high), note=note, **bound)
 
 
 def in_turn(

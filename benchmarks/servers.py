@@ -3,7 +3,9 @@
 Told by the processor time that the server takes for a request: as busy as this one is, its
 requests/s are one over that. By the clock, which counts every other program's turn as well,
 the same is told beside it. One pair differs by a few per cent from the next where nothing
-has changed: the bounds ask for one, so there are many pairs, and none is left out.
+has changed: the bounds ask for one, so there are many pairs, none is left out, and a row
+says how sure its median is. Server and client have a core each: threads that wander
+between cores and wait for the interpreter's lock there cost half as much again.
 
 The server runs in a process of its own, ``http.server`` with threads and uvicorn if it is
 installed; the client is here. The guard is switched in the running server from one short
@@ -18,6 +20,7 @@ the server has closed, the client answers with a reset, which no program sees: n
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
 import struct
 import subprocess
@@ -28,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from benchmarks.measure import LEVELS, Pair, Row, rate
+from benchmarks.measure import LEVELS, Pair, Row, sure_rate
 
 KEEP_ALIVE: Final = 0.99
 CONNECTION_EACH: Final = 0.97
@@ -52,6 +55,11 @@ class Server:
         # The processor time of a process, its threads that have ended included.
         # clock_getcpuclockid(3); MAKE_PROCESS_CPUCLOCK in the kernel
         self._clock = (~process.pid << 3) | 2
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) > 1:
+            for task in os.listdir(f"/proc/{process.pid}/task"):
+                os.sched_setaffinity(int(task), cores[-1:])
+            os.sched_setaffinity(0, cores[:-1])
 
     def spent(self) -> Spent:
         return Spent(time.clock_gettime_ns(self._clock), time.perf_counter_ns())
@@ -158,18 +166,19 @@ def _connection_each(server: Server) -> Spent:
 
 def _compare(server: Server, work: Callable[[Server], Spent], level: str, pairs: int) -> list[Row]:
     """Switch the guard off and on, in turn; return the ratio by both clocks."""
-    measured: list[tuple[Spent, Spent]] = []
-    for _ in range(pairs):
-        _switch(server.port, "off")
-        plain = work(server)
-        _switch(server.port, level)
-        measured.append((plain, work(server)))
+    spent: dict[str, list[Spent]] = {"off": [], level: []}
+    for number in range(pairs + 1):
+        # A B, B A, A B …: what drifts one way favours neither.
+        for state in ("off", level) if number % 2 else (level, "off"):
+            _switch(server.port, state)
+            spent[state].append(work(server))
+    measured = list(zip(spent["off"], spent[level], strict=True))[1:]
     what, at_least = _WORKS[work]
     by_clock = [Pair(plain.clock, guarded.clock) for plain, guarded in measured]
     by_server = [Pair(plain.server, guarded.server) for plain, guarded in measured]
     return [
-        rate(f"{what}, {level}", by_server[1:], at_least=at_least),
-        rate("… by the clock", by_clock[1:]),
+        sure_rate(f"{what}, {level}", by_server, at_least=at_least),
+        sure_rate("… by the clock", by_clock),
     ]
 
 
@@ -188,7 +197,7 @@ def rows(*, quick: bool) -> list[Row]:
         with running(kind) as server:
             for work in _WORKS:
                 for level in LEVELS:
-                    of_it = _compare(server, work, level, 25 if quick else 120)
+                    of_it = _compare(server, work, level, 25 if quick else 400)
                     table += [
                         replace(row, what=f"{kind}: {row.what}") if row.at_least else row
                         for row in of_it

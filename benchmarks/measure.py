@@ -53,14 +53,15 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In a word. What noise might have decided is called neither held nor missed."""
+        """In a word: of the median. ``narrowly`` where noise might have decided."""
         if self.holds is None:
             return ""
+        word = "holds" if self.holds else "MISSES"
         if self.sure is not None and self.at_least is not None:
             low, high = self.sure
             if low < self.at_least <= high:
-                return "undecided"
-        return "holds" if self.holds else "MISSES"
+                word += " narrowly"
+        return word
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "verdict": self.verdict}

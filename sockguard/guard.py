@@ -11,7 +11,7 @@ import atexit
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
 from sockguard.native import original
 from sockguard.observers import Observer, build, choose, tcp_info
 from sockguard.patch import Patch
-from sockguard.records import Event, Finding
+from sockguard.records import Event, Finding, SocketRecord
 from sockguard.registry import Registry
 from sockguard.stderr import complain
 from sockguard.watcher import Watcher
@@ -61,12 +61,14 @@ class Engine:
 class Guard:
     """A process under guard. Made by ``install`` and ``watch``."""
 
-    def __init__(self, config: Config, *, watches: bool) -> None:
-        """``watches``: with a watcher thread and exporters; else only ``check`` looks."""
+    def __init__(self, config: Config, *, watches: bool, finalizes: bool = False) -> None:
+        """``watches``: with a watcher thread and exporters; else only ``check`` looks.
+
+        ``finalizes``: level `full` also tells of sockets that are freed unclosed.
+        """
         self.config = config
         self._watches = watches
         self._registry = Registry()
-        self._registry.wake = self._wake
         self._heartbeat = Heartbeat(self._tick, config.interval)
         self._patch = Patch(
             self._registry,
@@ -74,8 +76,8 @@ class Guard:
             full=config.level == "full",
             # A finalizer in Python loses the exception of a signal handler that strikes as it
             # is entered, and the descriptor. Where a thread watches, the leak is found
-            # before it is freed: only where none does is it worth that.
-            finalizes=not watches,
+            # before it is freed: only for `watch` is it worth that.
+            finalizes=finalizes,
             last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
         )
@@ -83,6 +85,9 @@ class Guard:
         self._building: Any = original("_thread", "RLock")()
         self._ended = False
         self._multiprocessing = False
+        #: One item while no thread runs, and the next socket or collection is to start it
+        #: (after a fork). A list, because `pop` is atomic: only one gets to.
+        self._asleep: list[bool] = []
 
     def check(self, threshold: float | None = None) -> list[Finding]:
         """Look now, in this thread, at every socket, also those younger than a tick.
@@ -96,6 +101,14 @@ class Guard:
         if threshold is not None:
             seconds = load({"threshold": threshold}).threshold
         return self._the_engine().watcher.check(int(seconds * NS_PER_S))
+
+    def examine(self, records: Iterable[SocketRecord]) -> list[Finding]:
+        """Look now at just these; return what is open although its peer has gone. Any thread."""
+        return self._the_engine().watcher.examine(records)
+
+    def records(self) -> list[SocketRecord]:
+        """Return the records of all open sockets, also of those that a later object hides."""
+        return [record for record, _ in self._registry.live()]
 
     # -- life --------------------------------------------------------------------------
 
@@ -125,7 +138,7 @@ class Guard:
         if not self._watches:
             return
         self._watches = False
-        self._registry.asleep.clear()
+        self._asleep.clear()
         self._heartbeat.disarm()
         self._heartbeat.stop(EXIT_PATIENCE_S)
         if self._engine is None and self._registry.newest is None:
@@ -164,12 +177,20 @@ class Guard:
             original("time", "sleep")(due_ns / NS_PER_S)
             watcher.tick()
 
-    def _wake(self) -> None:
+    def _sleep(self) -> None:
+        """Have the next socket wake the watcher, whose thread does not run now."""
+        self._asleep[:] = [True]
+        if self._wake not in self._registry.told:
+            self._registry.told.append(self._wake)
+
+    def _wake(self, _: SocketRecord | None = None) -> None:
         """Start the watcher where a fork has put it to sleep. Any thread, any moment."""
         try:
-            self._registry.asleep.pop()
+            self._asleep.pop()
         except IndexError:  # another thread was first
             return
+        with suppress(ValueError):
+            self._registry.told.remove(self._wake)
         try:
             self._heartbeat.start()
         except Exception as error:  # the interpreter ends, or has no thread to spare
@@ -184,7 +205,7 @@ class Guard:
     def before_fork(self) -> None:
         if self._heartbeat.is_beating:
             self._heartbeat.stop(FORK_PATIENCE_S)
-            self._registry.asleep[:] = [True]
+            self._sleep()
             afterfork.call_when_back(self._wake_behind_fork)
         util = sys.modules.get("multiprocessing.util")
         if util is not None and not self._multiprocessing:
@@ -194,7 +215,7 @@ class Guard:
             util.register_after_fork(self, Guard._in_multiprocessing_child)
 
     def after_fork_in_parent(self) -> None:
-        if not self._registry.asleep:
+        if not self._asleep:
             return
         if afterfork.may_start_at_once():
             self._wake()
@@ -210,7 +231,7 @@ class Guard:
         self._heartbeat = Heartbeat(self._tick, self.config.interval)
         self._close_engine()
         if self._watches:
-            self._registry.asleep[:] = [True]
+            self._sleep()
             self._heartbeat.arm(self._wake)
 
     def _in_multiprocessing_child(self) -> None:
@@ -358,10 +379,34 @@ def watch(*, threshold: float = 0.0, level: str = "full") -> Iterator[Guard | Bo
     if _installed is not None:
         yield BorrowedGuard(_installed, config.threshold)
         return
-    guard = Guard(config, watches=False)
+    guard = Guard(config, watches=False, finalizes=True)
     _set_up(guard)
     try:
         yield guard
     finally:
         if _installed is guard:
             uninstall()
+
+
+def borrow(
+    config: Config, on_new: Callable[[SocketRecord], object]
+) -> tuple[Guard, Callable[[], None]]:
+    """Return the installed guard, or one that only looks when asked; and how to give it back.
+
+    For who runs the program in this process: ``on_new`` is called with each new socket's
+    record, in its thread, at any instruction. It takes no lock and raises nothing.
+    """
+    lent = _installed
+    guard = Guard(config, watches=False) if lent is None else lent
+    if lent is None:
+        _set_up(guard)
+    told = guard._registry.told  # noqa: SLF001
+    told.append(on_new)
+
+    def give_back() -> None:
+        with suppress(ValueError):
+            told.remove(on_new)
+        if lent is None and _installed is guard:
+            uninstall()
+
+    return guard, give_back

@@ -156,7 +156,7 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
     by_fd = registry.by_fd
     filed = by_fd.get
     fileno_of = fileno_method()
-    asleep = registry.asleep
+    told = registry.told
     latest = registry.latest
     serial = registry.next_serial
     accept = getattr(socket.socket.accept, "__code__", None)
@@ -210,8 +210,8 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
                     record.span = get_span()
             by_fd[fd] = record
             latest[0] = record
-            if asleep:
-                registry.wake()
+            if told:
+                registry.tell(record)
         except Exception as error:
             if not switch.failed(error):
                 raise

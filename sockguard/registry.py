@@ -48,10 +48,6 @@ def fileno(sock: Any) -> int:
     return fd
 
 
-def _nothing() -> None:
-    """Wake nobody."""
-
-
 class Collected(NamedTuple):
     """A socket as it was when it was freed unclosed."""
 
@@ -75,15 +71,18 @@ class Registry:
         #: Sockets freed without close, with the kernel's last words: level `full`.
         self.collected: deque[Collected] = deque(maxlen=MAX_COLLECTED)
         self.notes_freed = False
-        #: Not empty: no watcher thread runs, and the next socket is to start one (after a
-        #: fork). A list, because `pop` is atomic: only one thread gets to start it.
-        self.asleep: list[bool] = []
+        #: Who is told of each new socket, in its thread: mostly nobody, which costs nothing.
+        #: After a fork, whoever starts the watcher again; under pytest, who blames tests.
+        self.told: list[Callable[[SocketRecord], object]] = []
         self._before = 0
-        self.wake: Callable[[], None] = _nothing
 
     @property
     def newest(self) -> SocketRecord | None:
         return self.latest[0]
+
+    def tell(self, record: SocketRecord) -> None:
+        for listener in tuple(self.told):
+            listener(record)
 
     def records(self) -> list[SocketRecord]:
         """Return all records, those of sockets long gone included. Any thread; atomic."""

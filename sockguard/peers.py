@@ -1,0 +1,68 @@
+"""The far sides of connections, where they live in this process."""
+
+from __future__ import annotations
+
+import _socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from sockguard import endpoints
+from sockguard.descriptors import identity
+from sockguard.observers import sock_diag
+from sockguard.records import SocketRecord
+from sockguard.registry import alive
+
+Ends = tuple[Any, Any]
+
+
+def _plain(address: Any) -> Any:
+    """Return a TCP address as both sides would say it: IPv4 in IPv6, no flow and scope."""
+    if not isinstance(address, tuple):
+        return address
+    host = str(address[0])
+    return (host[7:] if host.startswith("::ffff:") and "." in host else host, address[1])
+
+
+def _ends(sock: Any) -> Ends | None:
+    """Return what the socket calls its two ends; of AF_UNIX, the inodes."""
+    if endpoints.is_unix(sock):
+        mine = identity(_socket.socket.fileno(sock))
+        theirs = None if mine is None else sock_diag.unix_peer(mine.inode)
+        return (mine.inode, theirs) if mine is not None and theirs else None
+    local, peer = endpoints.raw_local(sock), endpoints.raw_peer(sock)
+    return None if local is None or peer is None else (_plain(local), _plain(peer))
+
+
+def far_sides(
+    near: Iterable[SocketRecord], everybody: Iterable[SocketRecord]
+) -> list[tuple[SocketRecord, SocketRecord]]:
+    """Return ``near`` records with the record of the other end, where it is one of ``everybody``.
+
+    Where both ends are near, the one that connected is taken for near; of a socket pair,
+    the first. One netlink request an AF_UNIX socket. Any thread.
+    """
+    by_ends: dict[Ends, SocketRecord] = {}
+    for record in everybody:
+        sock = alive(record)
+        if sock is not None and endpoints.is_stream(sock) and (ends := _ends(sock)) is not None:
+            by_ends[ends] = record
+    known = {record.serial: ends for ends, record in by_ends.items()}
+    ours = [record for record in near if record.serial in known]
+    serials = {record.serial for record in ours}
+    pairs = []
+    for record in sorted(ours, key=lambda one: (bool(one.accepted), one.serial)):
+        local, peer = known[record.serial]
+        far = by_ends.get((peer, local))
+        if far is not None and record.serial in serials:
+            serials.discard(far.serial)  # it is the far one: it has no turn of its own
+            pairs.append((record, far))
+    return pairs
+
+
+def close(record: SocketRecord) -> None:
+    """Have the kernel send a FIN, and wake whoever reads there. The object stays as it is."""
+    sock = alive(record)
+    if sock is not None:
+        with suppress(OSError):
+            _socket.socket.shutdown(sock, _socket.SHUT_RDWR)

@@ -289,6 +289,11 @@ def working_folder() -> Path | None:
         return None
 
 
+def configured_for_tests() -> Config:
+    """Return what holds under pytest: environment and file. Raises ``ConfigError``."""
+    return load(environ=os.environ, folder=working_folder(), level="full")
+
+
 #: Set by sockguard for its own processes; not for people.
 INTERNAL: Final = {f"{PREFIX}_ROOT", f"{PREFIX}_TALLY"}
 

@@ -1,0 +1,63 @@
+"""Waits for the first socket or thread of a process, and is gone then.
+
+A pytest run that opens neither pays for nothing but this: no wrapt, no watcher, no records.
+Placed by hand, because importing wrapt is the greater part of what is saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Tripwire:
+    """Calls ``sprung`` once, in whatever thread makes the first socket or starts the first thread.
+
+    It raises nothing, and takes no lock: a signal handler may open a socket. What another
+    thread makes while ``sprung`` runs passes unnoticed. The first call's stack has a frame
+    of this file.
+    """
+
+    def __init__(self, sprung: Callable[[], object]) -> None:
+        self._sprung = [sprung]  # a list, because `pop` is atomic: only one gets to
+        self._placed: list[tuple[type, str, Any, Any]] = []
+        self._place(socket.socket, "__init__")
+        self._place(threading.Thread, "start")
+
+    def _place(self, target: type, name: str) -> None:
+        original = getattr(target, name)
+
+        @functools.wraps(original)
+        def stand_in(self_: Any, /, *args: Any, **kwargs: Any) -> Any:
+            outermost = vars(target).get(name) is stand_in
+            self._spring()
+            follow = getattr(target, name) if outermost else original
+            return follow(self_, *args, **kwargs)
+
+        self._placed.append((target, name, stand_in, vars(target).get(name)))
+        setattr(target, name, stand_in)
+
+    def _spring(self) -> None:
+        self.remove()
+        if self._sprung:
+            try:
+                sprung = self._sprung.pop()
+            except IndexError:  # another thread was first
+                return
+            sprung()
+
+    def remove(self) -> None:
+        """Leave the classes as they were found, where nobody has put something on top."""
+        while self._placed:
+            try:
+                target, name, stand_in, before = self._placed.pop()
+            except IndexError:
+                return
+            if vars(target).get(name) is stand_in:
+                if before is not None:
+                    setattr(target, name, before)
+                else:  # it was inherited
+                    delattr(target, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from sockguard.pytest_options import SETTLE_S, Options, asks, read_options
+from sockguard.pytest_options import SETTLE_S, Options, asking, read_options
 
 if TYPE_CHECKING:
     from sockguard.pytest_handle import Handle
@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Switch on for tests that ask by marker or fixture, if nobody asked for all."""
     if config.getoption("sockguard") is False or config.pluginmanager.hasplugin(_ON):
         return
-    if any(asks(item) for item in items):
+    if asking(items):
         _switch_on(config, read_options(config))
 
 

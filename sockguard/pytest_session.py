@@ -15,7 +15,7 @@ import pytest
 from sockguard import baseline
 from sockguard.baseline import BaselineError
 from sockguard.owners import Lineage, Owner
-from sockguard.pytest_options import Options, Settings, asks, settings_of
+from sockguard.pytest_options import Options, Settings, asking, settings_of
 from sockguard.pytest_report import Reporter, SocketLeak
 from sockguard.tripwire import Tripwire
 
@@ -92,9 +92,8 @@ class Session:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         enabled = self._default._replace(enabled=True)
-        for item in session.items:
-            if asks(item):
-                self._settings[item] = settings_of(item, enabled)
+        for item in asking(session.items):
+            self._settings[item] = settings_of(item, enabled)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

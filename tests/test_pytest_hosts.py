@@ -1,0 +1,451 @@
+"""``pytest --sockguard`` among pytest's own features: what a run says, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from support.programs import clean_environment
+
+PATIENCE_S = 60.0
+
+# Keeps a socket whose peer's FIN has arrived, and returns it.
+LEAKY = """
+    import select
+    import socket
+
+    KEPT = []
+
+    def leak():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            sock = socket.create_connection(listener.getsockname(), timeout=5)
+            listener.accept()[0].close()
+        assert select.select([sock], [], [], 5)[0]
+        KEPT.append(sock)
+        return sock
+"""
+PRELUDE = "import os, socket, threading\nimport pytest\nfrom leaky import KEPT, leak\n"
+
+
+@dataclass
+class Case:
+    """What junitxml has of one test: no element stands for passed."""
+
+    elements: list[str] = field(default_factory=list)
+    properties: list[str] = field(default_factory=list)
+    text: str = ""
+
+
+@dataclass
+class Run:
+    """How a run of pytest has ended."""
+
+    code: int
+    out: str
+    err: str
+    cases: dict[str, Case]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The last line: ``{"passed": 3, "socket leak": 1}``."""
+        found = re.findall(r"(\d+) ([a-z ]+?)(?:,| in )", self.out.strip().splitlines()[-1])
+        return {word: int(number) for number, word in found}
+
+    @property
+    def outcomes(self) -> dict[str, list[str]]:
+        return {name: case.elements for name, case in self.cases.items()}
+
+    @property
+    def troubled(self) -> dict[str, list[str]]:
+        """What did not just pass."""
+        return {name: elements for name, elements in self.outcomes.items() if elements}
+
+
+def project(folder: Path, *, ini: str = "", **modules: str) -> Path:
+    """Write modules of tests, and ``leaky`` that they use, to ``folder``."""
+    (folder / "pytest.ini").write_text(f"[pytest]\n{ini}")
+    (folder / "leaky.py").write_text(textwrap.dedent(LEAKY))
+    for name, text in modules.items():
+        prelude = PRELUDE if name.startswith("test_") else ""
+        (folder / f"{name}.py").write_text(prelude + textwrap.dedent(text))
+    return folder
+
+
+def installed_plugins() -> set[str]:
+    """Return the names of the plugins that pytest finds by itself, without ours."""
+    return {point.name for point in entry_points(group="pytest11")} - {"sockguard"}
+
+
+def run(
+    folder: Path,
+    *words: str,
+    python: tuple[str, ...] = ("-m", "pytest"),
+    plugins: tuple[str, ...] = (),
+    settle: str = "0",
+    cache: bool = False,
+    **environment: str,
+) -> Run:
+    """Run pytest in ``folder``; of the plugins that are installed only ours and ``plugins``."""
+    others = installed_plugins() - set(plugins)
+    if not cache:
+        others.add("cacheprovider")
+    inherited = clean_environment(PYTHONDONTWRITEBYTECODE="1", COLUMNS="200")
+    environ = {name: v for name, v in inherited.items() if not name.startswith("PYTEST")}
+    report = folder / "junit.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, *python, f"--junitxml={report}"]
+    command += [word for name in sorted(others) for word in ("-p", f"no:{name}")]
+    if "no:sockguard" not in words:
+        command.append(f"--sockguard-settle={settle}")
+    done = subprocess.run(
+        [*command, *words],
+        cwd=folder,
+        env={**environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr, _cases(report))
+
+
+def _cases(report: Path) -> dict[str, Case]:
+    cases: dict[str, Case] = defaultdict(Case)
+    for entry in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        case = cases[entry.get("name", "")]
+        for element in entry:
+            if element.tag == "properties":
+                case.properties += [p.attrib["value"] for p in element if is_ours(p)]
+            elif element.tag in ("failure", "error", "skipped"):
+                case.elements.append(element.tag)
+                case.text += f"{element.get('message')}\n{element.text}"
+    return dict(cases)
+
+
+def is_ours(element: ElementTree.Element) -> bool:
+    return element.get("name") == "sockguard"
+
+
+# -- one run of many kinds of tests --------------------------------------------------------
+
+KINDS = """
+    import multiprocessing
+    import unittest
+
+    @pytest.fixture(scope="module")
+    def of_module():
+        leak()
+
+    @pytest.fixture(scope="session")
+    def of_session():
+        leak()
+
+    @pytest.fixture
+    def breaks_at_setup():
+        leak()
+        raise RuntimeError("broken at setup")
+
+    @pytest.fixture
+    def breaks_at_teardown():
+        yield
+        raise RuntimeError("broken at teardown")
+
+    def test_clean(of_module, of_session):
+        pass
+
+    def test_leaks():
+        leak()
+
+    def test_clean_behind_a_leak():
+        pass
+
+    def test_fails_and_leaks():
+        leak()
+        raise RuntimeError("broken")
+
+    @pytest.mark.xfail
+    def test_xfails_and_leaks():
+        leak()
+        raise RuntimeError("broken")
+
+    @pytest.mark.xfail
+    def test_xpasses_and_leaks():
+        leak()
+
+    @pytest.mark.xfail(strict=True)
+    def test_xpasses_where_that_fails_and_leaks():
+        leak()
+
+    def test_skips_and_leaks():
+        leak()
+        pytest.skip("half way")
+
+    def test_breaks_at_setup_and_leaks(breaks_at_setup):
+        pass
+
+    def test_breaks_at_teardown_and_leaks(breaks_at_teardown):
+        leak()
+
+    @pytest.mark.parametrize("leaks", [False, True], ids=["clean", "leaks"])
+    def test_parameter(leaks):
+        if leaks:
+            leak()
+
+    class TestCase(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            leak()
+
+        def test_1_clean_in_a_cleanup(self):
+            self.addCleanup(leak().close)
+
+        def test_2_leaks_in_subtests(self):
+            for number in range(2):
+                with self.subTest(number=number):
+                    leak()
+
+        def test_3_fails_and_leaks_in_a_subtest(self):
+            with self.subTest():
+                leak()
+                self.fail("broken")
+
+        def test_4_clean_and_last_of_its_class(self):
+            pass
+
+    def test_clean_and_forks():
+        near, far = socket.socketpair()
+        with near, far:
+            child = os.fork()
+            if not child:
+                leak()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+
+    def test_leaks_behind_a_process():
+        child = multiprocessing.get_context("fork").Process(target=leak)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        leak()
+
+    def test_clean_and_last_of_its_module():
+        pass
+"""
+DOCUMENTED = '''
+    """
+    >>> from leaky import leak
+    >>> sock = leak()
+    """
+
+    def clean():
+        """
+        >>> from leaky import leak
+        >>> leak().close()
+        """
+'''
+LAST = "def test_clean_and_last_of_its_session():\n    pass\n"
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("kinds")
+    project(folder, test_kinds=KINDS, documented=DOCUMENTED, test_last=LAST)
+    return run(folder, "--sockguard", "--doctest-modules", "-rA")
+
+
+LEAK, FAILURE = ["error"], ["failure"]
+
+
+def test_each_kind_of_test_has_the_outcome_that_is_its_own(kinds):
+    assert kinds.troubled == {
+        "documented": LEAK,
+        "test_leaks": LEAK,
+        "test_fails_and_leaks": FAILURE,
+        "test_xfails_and_leaks": ["skipped", "error"],
+        "test_xpasses_and_leaks": LEAK,
+        "test_xpasses_where_that_fails_and_leaks": FAILURE,
+        "test_skips_and_leaks": ["skipped", "error"],
+        "test_breaks_at_setup_and_leaks": LEAK,
+        "test_breaks_at_teardown_and_leaks": LEAK,
+        "test_parameter[leaks]": LEAK,
+        "test_2_leaks_in_subtests": LEAK,
+        "test_3_fails_and_leaks_in_a_subtest": FAILURE,
+        "test_4_clean_and_last_of_its_class": LEAK,
+        "test_leaks_behind_a_process": LEAK,
+        "test_clean_and_last_of_its_module": LEAK,
+        "test_clean_and_last_of_its_session": LEAK,
+    }
+    assert kinds.cases.keys() - kinds.troubled.keys() == {
+        "documented.clean",
+        "test_clean",
+        "test_clean_behind_a_leak",
+        "test_parameter[clean]",
+        "test_1_clean_in_a_cleanup",
+        "test_clean_and_forks",
+    }
+    assert kinds.code == 1
+
+
+def test_the_summary_counts_the_leaks_and_names_each_with_its_line(kinds):
+    assert kinds.counts["socket leak"] == 11
+    assert "SOCKET LEAK test_kinds.py::TestCase::test_2_leaks_in_subtests - 2 sockets" in kinds.out
+    lines = re.findall(r"^SOCKET LEAK \S+ - \d sockets? leaked, (.*)$", kinds.out, re.MULTILINE)
+    assert len(lines) == 11
+    assert set(lines) == {"opened at leaky.py:9 in leak"}
+    assert "after their test had been judged" not in kinds.out  # each is told of once
+
+
+def test_junitxml_has_a_property_for_each_leak_also_of_a_test_that_fails_anyway(kinds):
+    counted = {name: len(case.properties) for name, case in kinds.cases.items()}
+    assert counted == {name: int(name in kinds.troubled) for name in kinds.cases}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "test_fails_and_leaks",
+        "test_xpasses_where_that_fails_and_leaks",
+        "breaks_at_setup",
+        "test_breaks_at_teardown_and_leaks",
+        "test_3_fails_and_leaks_in_a_subtest",
+    ],
+)
+def test_a_test_that_fails_anyway_shows_its_leak_in_a_section(kinds, place):
+    assert re.search(rf"<- test_kinds\.py:\d+ in {place}$", kinds.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("test", "fixture"),
+    [
+        ("test_clean_and_last_of_its_module", "fixture of_module (module scope)"),
+        ("test_clean_and_last_of_its_session", "fixture of_session (session scope)"),
+        ("test_4_clean_and_last_of_its_class", "(class scope)"),
+    ],
+)
+def test_a_wider_fixtures_leak_is_told_where_it_ends_by_its_name(kinds, test, fixture):
+    assert f"{fixture}, which ended with this test" in kinds.cases[test].text
+
+
+# -- runs that end early -------------------------------------------------------------------
+
+STOPS = """
+    @pytest.fixture(scope="session")
+    def of_session():
+        leak()
+
+    def test_clean(of_session):
+        pass
+
+    def test_leaks():
+        leak()
+
+    def test_is_not_reached():
+        leak()
+"""
+LATE = "fixture of_session (session scope): 1 socket leaked, opened at leaky.py:9 in leak"
+
+
+def test_x_stops_at_the_leak_and_lf_runs_the_leaker_again(tmp_path):
+    project(tmp_path, test_stops=STOPS)
+    quiet = ["--sockguard", "-x", "-q", "--tb=no", "--no-header"]
+    first = run(tmp_path, *quiet, cache=True)
+    again = run(tmp_path, "--sockguard", "--lf", cache=True)
+    assert first.code == again.code == 1
+    assert first.outcomes == {"test_clean": [], "test_leaks": LEAK}
+    assert again.outcomes == {"test_leaks": LEAK}
+    assert "SOCKET LEAKS" not in first.out
+    assert "SOCKET LEAK test_stops.py::test_leaks - 1 socket leaked" in first.out
+    assert LATE in first.out  # its end is the session's
+    assert LATE not in again.out
+
+
+def test_maxfail_counts_leaks(tmp_path):
+    stops = STOPS.replace("test_clean", "test_also_leaks") + "\n    test_a = test_leaks\n"
+    project(tmp_path, test_stops=stops.replace("        pass", "        leak()"))
+    done = run(tmp_path, "--sockguard", "--maxfail=2", "-p", "no:unraisableexception")
+    assert done.code == 1
+    assert done.counts == {"passed": 2, "socket leak": 2}
+
+
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
+def test_an_interrupted_run_tells_what_leaked_up_to_there(tmp_path, end):
+    project(tmp_path, test_stops=STOPS.replace("        leak()", f"        leak(); {end}", 2))
+    project(
+        tmp_path, test_stops=STOPS.replace("s():\n        leak()", f"s():\n        leak(); {end}")
+    )
+    done = run(tmp_path, "--sockguard")
+    assert done.code == pytest.ExitCode.INTERRUPTED
+    assert LATE in done.out
+    assert "test_stops.py::test_leaks: 1 socket leaked, opened at leaky.py:9 in leak" in done.out
+
+
+def test_a_call_that_fails_with_x_shows_also_what_ended_by_that(tmp_path):
+    project(
+        tmp_path, test_stops=STOPS.replace("s():\n        leak()", "s():\n        leak(); 1 / 0")
+    )
+    done = run(tmp_path, "--sockguard", "-x")
+    assert done.counts == {"failed": 1, "passed": 1}
+    assert done.outcomes["test_leaks"] == FAILURE
+    assert done.out.count("leaked here") + done.out.count(LATE) == 2
+
+
+# -- warnings as errors --------------------------------------------------------------------
+
+WARNS = """
+    import gc
+    import weakref
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+    def dropped_by_a_cycle():
+        Cycle().sock = KEPT.pop()
+
+    def closed_behind_a_cycle():
+        weakref.finalize(Cycle(), KEPT.pop().close)
+
+    def test_closes():
+        leak()
+        closed_behind_a_cycle()
+
+    def test_drops():
+        leak()
+        dropped_by_a_cycle()
+        # here
+
+    def test_clean_behind_it():
+        pass
+
+    def test_leaks():
+        leak()
+"""
+
+
+def test_what_our_collection_frees_is_told_of_the_test_that_left_it(tmp_path):
+    project(tmp_path, ini="sockguard = true\nfilterwarnings = error\n", test_warns=WARNS)
+    done = run(tmp_path)
+    assert done.outcomes == {
+        "test_closes": [],
+        "test_drops": ["error"],
+        "test_clean_behind_it": [],
+        "test_leaks": LEAK,
+    }
+    assert "ResourceWarning: unclosed" in done.cases["test_drops"].text
+    assert done.counts == {"passed": 4, "error": 1, "socket leak": 1}
+
+
+def test_pytest_blames_the_same_test_where_the_test_itself_collects(tmp_path):
+    ini = "filterwarnings = error\n"
+    project(tmp_path, ini=ini, test_warns=WARNS.replace("# here", "gc.collect()"))
+    done = run(tmp_path)
+    assert set(done.troubled) == {"test_drops"}
+    assert "ResourceWarning: unclosed" in done.cases["test_drops"].text

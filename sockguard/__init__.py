@@ -1,6 +1,9 @@
 """sockguard finds the sockets that a live Python process forgot to close after their peers did.
 
 Importing it costs next to nothing: whatever is asked for is loaded then.
+
+PYTEST_DONT_REWRITE: under ``SOCKGUARD=1`` it is imported before pytest, which warns of that
+otherwise, and where warnings are errors does not start.
 """
 
 from __future__ import annotations

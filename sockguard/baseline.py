@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +44,7 @@ def read(path: Path) -> Leaks:
     """Read the file. Raises ``BaselineError``."""
     cure = "mend it, or write it anew with --sockguard-update-baseline"
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8", "surrogatepass")
     except FileNotFoundError:
         raise BaselineError(
             f"baseline {path} does not exist; create it with --sockguard-update-baseline"
@@ -63,7 +64,7 @@ def read(path: Path) -> Leaks:
         }
     except BaselineError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BaselineError(f"baseline {path} is no baseline of sockguard; {cure}") from None
 
 
@@ -82,10 +83,12 @@ def write(path: Path, leaks: Leaks) -> None:
     }
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        draft.write_text(text, "utf-8", "surrogatepass")
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written can't be deleted, mostly
+            draft.unlink()
         raise BaselineError(f"baseline {path} can't be written ({error})") from None
 
 

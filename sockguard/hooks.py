@@ -60,8 +60,9 @@ def dress(hook: FunctionType, original: Method) -> FunctionType:
     """
     name = getattr(original, "__name__", hook.__name__)
     hook.__name__ = name
-    hook.__qualname__ = f"socket.{name}"
-    hook.__module__ = "socket"
+    # What is written in C says less of itself.
+    hook.__qualname__ = getattr(original, "__qualname__", f"socket.{name}")
+    hook.__module__ = getattr(original, "__module__", None) or "socket"
     hook.__doc__ = getattr(original, "__doc__", None)
     hook.__wrapped__ = original  # type: ignore[attr-defined]
     return hook

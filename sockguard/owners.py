@@ -12,6 +12,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 
 class Owner:
@@ -21,17 +22,26 @@ class Owner:
     0 for a test, more for a class, a module, a package, the session.
     """
 
-    __slots__ = ("ended", "key", "name", "root", "scope", "spared")
+    __slots__ = ("_key", "_who", "ended", "root", "scope", "spared")
 
-    def __init__(self, name: str, *, key: str | None = None, scope: int = 0) -> None:
-        self.name = name
-        self.key = key or name
+    def __init__(self, who: Any, key: str | None = None, scope: int = 0) -> None:
+        """``who``: a name, or a test with its ``nodeid``, which costs 20 µs to ask for."""
+        self._who = who
+        self._key = key
         self.scope = scope
         self.ended = False
         #: Its sockets are nobody's business (``enabled=False``).
         self.spared = False
         #: Returns what the owner keeps, for a search.
         self.root: Callable[[], object] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self._who, "nodeid", self._who))
+
+    @property
+    def key(self) -> str:
+        return self._key or self.name
 
 
 class Lineage:
@@ -77,9 +87,10 @@ class Lineage:
             self.context.reset(token)
 
     def forget_ended_threads(self) -> None:
-        gone = [key for key, (thread, _) in list(self.threads.items()) if _is_gone(thread())]
-        for key in gone:
-            self.threads.pop(key, None)
+        # Other threads start some meanwhile, perhaps on the place of one that is gone.
+        for key, known in self.threads.copy().items():
+            if _is_gone(known[0]()) and self.threads.get(key) is known:
+                self.threads.pop(key, None)
 
 
 def _is_gone(thread: threading.Thread | None) -> bool:

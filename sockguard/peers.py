@@ -43,19 +43,22 @@ def far_sides(
     the first. One netlink request an AF_UNIX socket. Any thread.
     """
     by_ends: dict[Ends, SocketRecord] = {}
+    known: dict[int, Ends] = {}
     for record in everybody:
         sock = alive(record)
         if sock is not None and endpoints.is_stream(sock) and (ends := _ends(sock)) is not None:
             by_ends[ends] = record
-    known = {record.serial: ends for ends, record in by_ends.items()}
-    ours = [record for record in near if record.serial in known]
-    serials = {record.serial for record in ours}
+            known[record.serial] = ends
+    # By ends: an object and its dup() are one connection.
+    ours = {known[record.serial]: record for record in near if record.serial in known}
+    turns = set(ours)
     pairs = []
-    for record in sorted(ours, key=lambda one: (bool(one.accepted), one.serial)):
-        local, peer = known[record.serial]
+    for (local, peer), record in sorted(
+        ours.items(), key=lambda one: (bool(one[1].accepted), one[1].serial)
+    ):
         far = by_ends.get((peer, local))
-        if far is not None and record.serial in serials:
-            serials.discard(far.serial)  # it is the far one: it has no turn of its own
+        if far is not None and (local, peer) in turns:
+            turns.discard((peer, local))  # it is the far one: it has no turn of its own
             pairs.append((record, far))
     return pairs
 

@@ -47,7 +47,11 @@ class Judge:
         self._update = update
         self._ledger = Ledger(lineage.current)
         self._guard, self._give_back = guard.borrow(configured_for_tests(), self._ledger.note)
-        self._starters = Starters(lineage)
+        try:
+            self._starters = Starters(lineage)
+        except BaseException:
+            self._give_back()
+            raise
         self._lineage = lineage
         #: What objects complained of when our collection freed them.
         self._stirred: list[str] = []

@@ -55,13 +55,10 @@ def _baseline(config: pytest.Config) -> Path | None:
 def read_options(config: pytest.Config) -> Options:
     """Return the run's options. Raises ``pytest.UsageError`` for what can't be used."""
     settle = SETTLE_S
-    for source, value in (
-        ("--sockguard-settle", config.getoption("sockguard_settle")),
-        ("sockguard_settle", config.getini("sockguard_settle")),
-    ):
-        if value not in (None, ""):
-            settle = _seconds(value, source)
-            break
+    if (given := config.getoption("sockguard_settle")) is not None:
+        settle = _seconds(given, "--sockguard-settle")
+    elif ini := config.getini("sockguard_settle"):
+        settle = _seconds(ini, "sockguard_settle")
     asked = config.getoption("sockguard")
     baseline, update = _baseline(config), config.getoption("sockguard_update_baseline")
     if update and baseline is None:
@@ -135,3 +132,8 @@ def asking(items: Iterable[pytest.Item]) -> list[pytest.Item]:
         or any(mark.name == "sockguard" for mark in item.own_markers)
         or is_marked(item.parent)
     ]
+
+
+def is_controller(config: pytest.Config) -> bool:
+    """Tell the process of pytest-xdist that distributes the tests."""
+    return getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")

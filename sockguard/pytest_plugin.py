@@ -6,11 +6,13 @@ It imports the standard library and pytest, until it is switched on.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from sockguard.pytest_options import SETTLE_S, Options, asking, read_options
+from sockguard.pytest_options import SETTLE_S, Options, asking, is_controller, read_options
 
 if TYPE_CHECKING:
     from sockguard.pytest_handle import Handle
@@ -61,13 +63,27 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("sockguard") is False:
         return
     options = read_options(config)
-    if options.always:
+    # A controller of xdist collects nothing: it can't know whether a test asks.
+    if options.always or is_controller(config):
         _switch_on(config, options)
+
+
+def _forget_stale() -> None:
+    """Have our modules be loaded all anew, or none.
+
+    pytester takes what its inner run has loaded out of ``sys.modules`` again, not out of the
+    package: the next inner run would get some modules old, others new.
+    """
+    package = sys.modules["sockguard"]
+    for name, thing in list(vars(package).items()):
+        if isinstance(thing, ModuleType) and sys.modules.get(thing.__name__) is not thing:
+            delattr(package, name)
 
 
 def _switch_on(config: pytest.Config, options: Options) -> None:
     if config.pluginmanager.hasplugin(_ON):
         return
+    _forget_stale()
     from sockguard.pytest_session import Session
 
     config.pluginmanager.register(Session(config, options), _ON)

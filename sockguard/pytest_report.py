@@ -13,6 +13,7 @@ from sockguard import baseline
 from sockguard.baseline import Known, Leaks
 
 OUTCOME: Final = "socket leak"
+SECTION: Final = "socket leaks"
 _MARK: Final = "sockguard"
 
 
@@ -39,6 +40,7 @@ class Reporter:
         self.late: list[str] = []
         self.notes: list[str] = []
         self._registered = False
+        self._written = False
 
     def register(self) -> None:
         if not self._registered:
@@ -103,6 +105,7 @@ class Reporter:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         write = terminalreporter
         reports = write.stats.get(OUTCOME, [])
+        self._tell_of_setup_errors(write)
         if reports:
             write.stats.setdefault("error", [])  # the last line is to be red
             if self._config.getoption("tbstyle", "auto") != "no":
@@ -124,9 +127,23 @@ class Reporter:
         for note in self.notes:
             write.line(f"sockguard: {note}", yellow=True)
 
+    def _tell_of_setup_errors(self, write: Any) -> None:
+        """Write the sections that pytest leaves out: those of a teardown behind a failed setup."""
+        if self._config.getoption("tbstyle", "auto") == "no":
+            return
+        broken = {r.nodeid for r in write.stats.get("error", []) if r.when == "setup"}
+        for report in write.stats.get("", []):
+            if report.nodeid in broken and report.when == "teardown":
+                for title, text in report.sections:
+                    if SECTION in title:
+                        write.section(f"{title} of {report.head_line or report.nodeid}", sep="-")
+                        write.line(text)
+
     def _tell_baseline(self, write: Any) -> None:
         path = self._options.baseline
         if self._options.update:
+            if not self._written:
+                return  # a note says why
             leaks = baseline.updated(self.known, self.found, self.judged)
             count = sum(known.count for of_it in leaks.values() for known in of_it.values())
             write.line(f"sockguard: {path} written: {count} sockets are known to leak")
@@ -142,3 +159,4 @@ class Reporter:
         if self._options.update and self._options.baseline is not None:
             leaks = baseline.updated(self.known, self.found, self.judged)
             baseline.write(self._options.baseline, leaks)
+            self._written = True

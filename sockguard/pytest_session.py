@@ -15,7 +15,7 @@ import pytest
 from sockguard import baseline
 from sockguard.baseline import BaselineError
 from sockguard.owners import Lineage, Owner
-from sockguard.pytest_options import Options, Settings, asking, settings_of
+from sockguard.pytest_options import Options, Settings, asking, is_controller, settings_of
 from sockguard.pytest_report import Reporter, SocketLeak
 from sockguard.tripwire import Tripwire
 
@@ -33,6 +33,7 @@ class Session:
         self._options = options
         self._default = options.settings._replace(enabled=options.always)
         self._settings: dict[pytest.Item, Settings] = {}
+        self._wrong: dict[pytest.Item, str] = {}
         self._reporter = Reporter(config, options)
         self._outside = Owner("what runs outside of tests", key="outside")
         self._lineage = Lineage(self._outside)
@@ -48,10 +49,10 @@ class Session:
         self._tripwire: Tripwire | None = None
         self._read_baseline()
         self._remembers = options.update or bool(self._reporter.known)
+        self._check_configuration()
         if is_controller(config):  # of xdist: the tests run elsewhere
             self._reporter.register()
             return
-        self._check_configuration()
         if "sockguard.guard" in sys.modules:  # installed perhaps: its sockets are known
             self._begin()
         else:
@@ -59,13 +60,15 @@ class Session:
 
     def _read_baseline(self) -> None:
         path, update = self._options.baseline, self._options.update
-        if path is None or (update and not path.exists()):
+        if path is None:
+            return
+        self._reporter.register()  # at the end it tells of the file
+        if update and not path.exists():
             return
         try:
             self._reporter.known = baseline.read(path)
         except BaselineError as error:
             raise pytest.UsageError(str(error)) from None
-        self._reporter.register()
 
     def _check_configuration(self) -> None:
         from sockguard.config import ConfigError, configured_for_tests
@@ -91,18 +94,34 @@ class Session:
     # -- who works now -----------------------------------------------------------------
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._tripwire is not None and self._config.pluginmanager.hasplugin("pytester"):
+            # pytester forgets the modules that are loaded in its inner runs: load ours before.
+            self._tripwire.remove()
+            self._tripwire = None
+            if self.judge is None:
+                self._begin()
         enabled = self._default._replace(enabled=True)
         for item in asking(session.items):
-            self._settings[item] = settings_of(item, enabled)
+            try:
+                self._settings[item] = settings_of(item, enabled)
+            except pytest.UsageError as error:
+                if not hasattr(self._config, "workerinput"):
+                    raise
+                # xdist takes a worker that ends here for one that crashed.
+                self._wrong[item] = str(error)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         self.of_test = self._settings.get(item, self._default) if self._settings else self._default
-        self.owner = owner = Owner(item.nodeid)
+        self.owner = owner = Owner(item)
         owner.spared = not self.of_test.enabled
         self._failed = False
         self.expected = None
+        if item.user_properties:  # of a run before this one: pytest-rerunfailures
+            item.user_properties[:] = [p for p in item.user_properties if p[0] != "sockguard"]
         self._lineage.begin(owner)
+        if self._wrong and item in self._wrong:
+            pytest.fail(self._wrong[item], pytrace=False)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -152,6 +171,11 @@ class Session:
         if getattr(report, "when", None) in ("setup", "call"):
             self._failed = True
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # A strict xfail that passes fails by its report alone: no exception tells.
+        if report.outcome == "failed" and report.when != "teardown":
+            self._failed = True
+
     # -- the end of a test -------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -165,6 +189,8 @@ class Session:
             raise
         if self.judge is not None or self._remembers or self.expected is not None:
             self._judge_test(item, may_fail=not self._failed)
+        else:
+            self._lineage.begin(self._outside)
         return value
 
     def _judge_test(self, item: pytest.Item, *, may_fail: bool) -> None:
@@ -202,7 +228,9 @@ class Session:
 
     # -- the end of the run ------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    # The innermost: behind whatever ends with the run, before the summary is written, and
+    # before a worker of xdist sends what it found.
+    @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         value = yield
         if self.judge is not None:
@@ -238,8 +266,3 @@ class Session:
     def _note(self, text: str) -> None:
         self._reporter.notes.append(text)
         self._reporter.register()
-
-
-def is_controller(config: pytest.Config) -> bool:
-    """Tell the process of pytest-xdist that distributes the tests."""
-    return getattr(config.option, "dist", "no") != "no" and not hasattr(config, "workerinput")

@@ -9,8 +9,8 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from types import (
-    BuiltinFunctionType,
     CodeType,
     FrameType,
     FunctionType,
@@ -22,7 +22,7 @@ from typing import Any, Final
 MAX_OBJECTS: Final = 100_000
 _BATCH: Final = 500
 
-_OPAQUE: Final = (type, ModuleType, CodeType, BuiltinFunctionType, str, bytes, int, float)
+_OPAQUE: Final = (type, ModuleType, CodeType, str, bytes, int, float)
 _HOSTS: Final = ("_pytest.", "pluggy.", "xdist.", "pytest_asyncio.", "anyio.pytest_plugin")
 
 
@@ -33,19 +33,28 @@ def _loops() -> tuple[type, ...]:
     return tuple(kind for kind in named if isinstance(kind, type))
 
 
-def _is_opaque(thing: object, opaque: frozenset[type]) -> bool:
+# Past whatever a metaclass of the program overrides.
+_mro: Final = type.__dict__["__mro__"].__get__
+_members: Final = type.__dict__["__dict__"].__get__
+
+
+def _is_opaque(thing: object, opaque: frozenset[int]) -> bool:
     kind = type(thing)
-    if not opaque.isdisjoint(kind.__mro__):
+    if not opaque.isdisjoint(map(id, _mro(kind))):
         return True
-    module = kind.__dict__.get("__module__")
-    return isinstance(module, str) and module.startswith(_HOSTS)
+    module = _members(kind).get("__module__")
+    return type(module) is str and module.startswith(_HOSTS)
 
 
 def _referents(things: Iterable[object]) -> Iterator[Any]:
     plain = []
     for thing in things:
         if type(thing) is FunctionType:  # its globals are the module's, not its own
-            yield from (thing.__closure__, thing.__defaults__, thing.__kwdefaults__)
+            yield from (
+                item
+                for item in gc.get_referents(thing)
+                if item is not thing.__globals__ and item is not thing.__builtins__  # type: ignore[attr-defined]
+            )
         elif type(thing) is FrameType:
             if thing.f_back is None:  # suspended: a generator's
                 yield from (
@@ -61,18 +70,20 @@ def _referents(things: Iterable[object]) -> Iterator[Any]:
 def reached(root: object, wanted: Iterable[object], limit: int = MAX_OBJECTS) -> set[int]:
     """Return the ``id`` of those of ``wanted`` that ``root`` keeps, directly or not.
 
-    Breadth first, ``limit`` objects at most, some 10 to 30 ms for all of them. Weak
+    Breadth first, ``limit`` references at most, some 10 to 30 ms for all of them. Weak
     references, modules, classes, functions' globals, event loops and pytest's own objects
     are not followed. Any thread.
     """
     goals = {id(thing) for thing in wanted}
-    opaque = frozenset((*_OPAQUE, *_loops()))
+    opaque = frozenset(map(id, (*_OPAQUE, *_loops())))
     known = {id(root)}
     found = known & goals
-    edge = deque([root])
-    while edge and len(known) < limit and found != goals:
+    edge = deque() if _is_opaque(root, opaque) else deque([root])
+    left = limit
+    while edge and left > 0 and found != goals:
         batch = [edge.popleft() for _ in range(min(len(edge), _BATCH))]
-        for thing in _referents(batch):
+        for thing in islice(_referents(batch), left):
+            left -= 1
             key = id(thing)
             if thing is None or key in known or _is_opaque(thing, opaque):
                 continue

@@ -40,7 +40,8 @@ class Starters:
         threads, current = self._lineage.threads, self._lineage.current
 
         def start(thread: threading.Thread) -> None:
-            threads[id(thread)] = (weakref.ref(thread), current())
+            if thread.ident is None:  # else it runs, or has run: this raises
+                threads[id(thread)] = (weakref.ref(thread), current())
             try:
                 original(thread)
             except BaseException as error:
@@ -80,6 +81,8 @@ class Starters:
                     jobs[ident] = before
                 else:
                     jobs.pop(ident, None)
+                # A failed job's traceback keeps this frame, as the caller of `original`.
+                del job, before, owner
 
         return dress(run, original)  # type: ignore[arg-type]
 
@@ -104,6 +107,10 @@ class Starters:
                     strip(error)
                     raise
 
-            return original(runner, in_task, *args, **kwargs)
+            try:
+                return original(runner, in_task, *args, **kwargs)
+            except BaseException as error:
+                strip(error)
+                raise
 
         return dress(_call_in_runner_task, original)  # type: ignore[arg-type]

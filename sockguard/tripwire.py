@@ -24,6 +24,9 @@ class Tripwire:
     def __init__(self, sprung: Callable[[], object]) -> None:
         self._sprung = [sprung]  # a list, because `pop` is atomic: only one gets to
         self._placed: list[tuple[type, str, Any, Any]] = []
+        self._set()
+
+    def _set(self) -> None:
         self._place(socket.socket, "__init__")
         self._place(threading.Thread, "start")
 
@@ -47,7 +50,13 @@ class Tripwire:
                 sprung = self._sprung.pop()
             except IndexError:  # another thread was first
                 return
-            sprung()
+            try:
+                sprung()
+            except BaseException:
+                # The program's own: a time limit of its, or Ctrl-C. The next socket is the first.
+                self._sprung.append(sprung)
+                self._set()
+                raise
 
     def remove(self) -> None:
         """Leave the classes as they were found, where nobody has put something on top."""

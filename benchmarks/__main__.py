@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 TOPICS: Final = (
-    "creation", "reads", "connections", "watcher", "memory", "startup", "servers",
+    "creation", "reads", "connections", "watcher", "memory", "startup", "plugin", "servers",
 )  # fmt: skip
 _NAME_WIDTH: Final = 58
 

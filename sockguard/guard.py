@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from sockguard import afterfork, endpoints, stderr
 from sockguard.config import NS_PER_S, Config, load, working_folder
-from sockguard.exporters import Exporter
+from sockguard.exporters import Exporter, exporters_of
 from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
 from sockguard.native import original
 from sockguard.observers import Observer, build, choose, tcp_info
@@ -158,7 +158,7 @@ class Guard:
             # after a fork, the watcher and a check may both be first
             if self._engine is None:
                 publishes = self._watches if publishes is None else publishes
-                exporters = _exporters(self.config) if publishes else []
+                exporters = exporters_of(self.config) if publishes else []
                 self._engine = Engine(self.config, self._registry, exporters)
             return self._engine
 
@@ -237,33 +237,6 @@ class Guard:
     def _in_multiprocessing_child(self) -> None:
         util: Any = sys.modules["multiprocessing.util"]
         util.Finalize(None, self.finish, exitpriority=-1000)
-
-
-def _exporters(config: Config) -> list[Exporter]:
-    from sockguard.exporters.text import TextExporter
-
-    exporters: list[Exporter] = []
-    if not config.quiet:
-        exporters.append(TextExporter(is_root=_is_root()))
-    if config.output is not None:
-        from sockguard.exporters.json_lines import JsonLinesExporter
-
-        try:
-            exporters.append(JsonLinesExporter(config.output, config.output_limit))
-        except OSError as error:
-            complain(f"no JSON Lines are written: {error}")
-    tally = os.environ.get("SOCKGUARD_TALLY")
-    if tally:
-        from sockguard.exporters.tally import TallyExporter
-
-        exporters.append(TallyExporter(tally))
-    return exporters
-
-
-def _is_root() -> bool:
-    """Tell the process that the user started under guard from its children."""
-    root = os.environ.get("SOCKGUARD_ROOT")
-    return root in (str(os.getpid()), f"child-of-{os.getppid()}")
 
 
 # -- one guard a process ---------------------------------------------------------------

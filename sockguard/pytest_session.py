@@ -139,15 +139,20 @@ class Session:
         owner.spared = self.owner.spared and not self._options.always
         if (before := self._fixtures.pop(fixturedef, None)) is not None:  # another parameter
             self._end(before)
+        # What `setup_module` and the like keep is not their value: they set it, by name.
+        by_name = name.startswith(("_unittest_", "_xunit_"))
+        holder = getattr(request.node, "obj", None) if by_name else None
+        names = {} if holder is None else dict(vars(holder))
         try:
             with self._lineage.working_for(owner):
                 value = yield
         except BaseException:
             self._end(owner)
             raise
-        if name.startswith(("_unittest_", "_xunit_")):  # what it makes is kept there
-            holder = request.cls or request.module
-            owner.root = lambda: vars(holder)
+        if holder is not None:
+            missing = object()
+            kept = [n for n, v in vars(holder).items() if names.get(n, missing) is not v]
+            owner.root = lambda: [vars(holder).get(n) for n in kept]
         else:
             owner.root = lambda: (fixturedef.cached_result or (None,))[0]
         self._fixtures[fixturedef] = owner

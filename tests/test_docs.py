@@ -15,11 +15,14 @@ from sockguard import config, heartbeat, leaks, listeners, records, registry, st
 from sockguard.cli import help_text
 from sockguard.config import OPTIONS, Config
 from sockguard.exporters.json_lines import encode_event, encode_summary
+from sockguard.pytest_handle import Handle
+from sockguard.pytest_options import Settings
 from sockguard.reads import METHODS
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
+PYTEST_PAGE = (ROOT / "docs" / "pytest.md").read_text("utf-8")
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -140,8 +143,27 @@ def test_every_link_in_the_documents_leads_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_the_readme_names_real_options_and_the_required_python():
-    flags = {option.flag for option in OPTIONS}
+def plugin_flags(config: pytest.Config) -> set[str]:
+    group = config._parser.getgroup("sockguard")
+    return {name for option in group.options for name in option.names()}
+
+
+def test_every_option_and_ini_option_of_the_plugin_is_documented_and_no_other(pytestconfig):
+    lines = re.findall(r"^\| `(--[^ `]+)[^|]*\|([^|]*)\|", PYTEST_PAGE, re.MULTILINE)
+    assert {flag for flag, _ in lines} == plugin_flags(pytestconfig)
+    inis = {name.strip(" `") for _, name in lines if name.strip()}
+    assert inis == {name for name in pytestconfig._parser._inidict if name.startswith("sockguard")}
+
+
+def test_every_keyword_of_the_marker_and_call_of_the_fixture_is_documented():
+    keywords = {*Settings._fields}
+    calls = {name for name in vars(Handle) if not name.startswith("_")}
+    documented = set(re.findall(r"^\| `(\w+)(?:\(\w*\))?` \|", PYTEST_PAGE, re.MULTILINE))
+    assert documented == keywords | calls
+
+
+def test_the_readme_names_real_options_and_the_required_python(pytestconfig):
+    flags = {option.flag for option in OPTIONS} | plugin_flags(pytestconfig)
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", README)) <= flags
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     required = re.search(r'requires-python = ">=([\d.]+)"', project)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from sockguard.config import Config
 from sockguard.records import Event, Summary
+from sockguard.stderr import complain
 
 
 class Exporter(Protocol):
@@ -24,3 +27,31 @@ class Exporter(Protocol):
 
     def close(self) -> None:
         """Give back what is held."""
+
+
+def exporters_of(config: Config) -> list[Exporter]:
+    """Return what the configuration asks for, loaded now. What can't begin is said."""
+    from sockguard.exporters.text import TextExporter
+
+    exporters: list[Exporter] = []
+    if not config.quiet:
+        exporters.append(TextExporter(is_root=_is_root()))
+    if config.output is not None:
+        from sockguard.exporters.json_lines import JsonLinesExporter
+
+        try:
+            exporters.append(JsonLinesExporter(config.output, config.output_limit))
+        except OSError as error:
+            complain(f"no JSON Lines are written: {error}")
+    tally = os.environ.get("SOCKGUARD_TALLY")
+    if tally:
+        from sockguard.exporters.tally import TallyExporter
+
+        exporters.append(TallyExporter(tally))
+    return exporters
+
+
+def _is_root() -> bool:
+    """Tell the process that the user started under guard from its children."""
+    root = os.environ.get("SOCKGUARD_ROOT")
+    return root in (str(os.getpid()), f"child-of-{os.getppid()}")

@@ -10,6 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import KEPT, OneLine, ask, serving
 
+POOL: list[socket.socket] = []
+
+
+def setup_module() -> None:
+    global POOL
+    POOL = []
+    with serving(OneLine) as address:
+        POOL.append(ask(address))
+
+
+def teardown_module() -> None:
+    for sock in POOL:
+        sock.close()
+
+
+def test_clean_what_the_module_keeps(one_line):
+    POOL.append(ask(one_line))
+
 
 @pytest.fixture
 def leaking(one_line):

@@ -53,7 +53,8 @@ def _referents(things: Iterable[object]) -> Iterator[Any]:
             yield from (
                 item
                 for item in gc.get_referents(thing)
-                if item is not thing.__globals__ and item is not thing.__builtins__  # type: ignore[attr-defined]
+                if item is not thing.__globals__
+                and item is not getattr(thing, "__builtins__", None)
             )
         elif type(thing) is FrameType:
             if thing.f_back is None:  # suspended: a generator's

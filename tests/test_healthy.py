@@ -79,7 +79,7 @@ class Guarded:
 
 @contextmanager
 def guarding(level: str) -> Iterator[Guarded]:
-    guard = Guard(load({"threshold": THRESHOLD_S, "level": level}), watches=False)
+    guard = Guard(load({"threshold": THRESHOLD_S, "level": level}), watches=False, finalizes=True)
     guard.start()
     try:
         yield Guarded(guard)

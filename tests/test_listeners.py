@@ -184,7 +184,7 @@ def test_a_listener_hidden_by_an_object_that_let_go_is_found(registry, listeners
 
 def test_a_socket_freed_unclosed_is_laid_to_its_listener_too():
     """One bug, one name: the same accept loop, one socket kept and one dropped."""
-    guard = Guard(Config(level="full", threshold=0.0), watches=False)
+    guard = Guard(Config(level="full", threshold=0.0), watches=False, finalizes=True)
     guard.start()
     taken: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
     server = socketserver.TCPServer(("127.0.0.1", 0), None)

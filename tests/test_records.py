@@ -81,7 +81,7 @@ def test_a_record_of_a_dead_socket_can_still_be_compared_and_kept_in_a_set():
 
 @pytest.fixture
 def guard():
-    guard = Guard(Config(level="full"), watches=False)
+    guard = Guard(Config(level="full"), watches=False, finalizes=True)
     guard.start()
     yield guard
     guard.stop()

@@ -202,7 +202,7 @@ class Program(RuleBasedStateMachine):
         self.ever_found: set[int] = set()
         self.ever_freed = 0
         # As `sockguard.watch` does, with an observer of our choice.
-        self.guard = Guard(self.config, watches=False)
+        self.guard = Guard(self.config, watches=False, finalizes=True)
         guards._set_up(self.guard)
 
     def teardown(self) -> None:

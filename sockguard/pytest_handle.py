@@ -23,16 +23,18 @@ class Handle:
         session = self._session
         if session is None or session.judge is None:
             return []
-        found = session.judge.leaking_now([session.owner], session.live())
-        return session.judge.not_ignored(found, session.of_test)
+        found = session.judge.leaking_now([session.phases.owner], session.phases.live())
+        return session.judge.not_ignored(found, session.phases.settings)
 
     def check(self) -> None:
         """Fail now, as at the end of the test: after a collection and the settle time."""
         session = self._session
         if session is None or session.judge is None:
             return
-        found = session.judge.leaking([session.owner], session.live(), session.of_test.settle)
-        leak = session.judge.verdict(found, session.owner, session.of_test, None)
+        found = session.judge.leaking(
+            [session.phases.owner], session.phases.live(), session.phases.settings.settle
+        )
+        leak = session.judge.verdict(found, session.phases.owner, session.phases.settings, None)
         if leak is not None:
             session.tell(self._item, leak)
             raise leak
@@ -42,7 +44,7 @@ class Handle:
         if type(count) is not int or count < 0:
             raise ValueError(f"expect({count!r}): give the number of leaks, 0 or more")
         if self._session is not None:
-            self._session.expected = count
+            self._session.phases.expected = count
 
     def close_peers(self) -> int:
         """Close the far side of the test's connections, where it lives in this process.
@@ -55,4 +57,4 @@ class Handle:
         session = self._session
         if session is None or session.judge is None:
             return 0
-        return session.judge.close_peers(session.owner)
+        return session.judge.close_peers(session.phases.owner)

@@ -102,4 +102,7 @@ def _sockguard(request: pytest.FixtureRequest) -> Handle:
     """What this test has leaked: ``leaks()``, ``check()``, ``expect(n)``, ``close_peers()``."""
     from sockguard.pytest_handle import Handle
 
-    return Handle(request.config.pluginmanager.getplugin(_ON), request.node)
+    session = request.config.pluginmanager.getplugin(_ON)
+    if session is not None:
+        session.start()
+    return Handle(session, request.node)

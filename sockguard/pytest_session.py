@@ -1,4 +1,4 @@
-"""A pytest run under guard: who works now, when a test is judged, what it comes to.
+"""A pytest run under guard: when sockets are known, when a test is judged, what it comes to.
 
 No thread runs. Until the first socket or thread, nothing of ours but this is loaded.
 """
@@ -8,44 +8,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sockguard import baseline
 from sockguard.baseline import BaselineError
-from sockguard.owners import Lineage, Owner
-from sockguard.pytest_options import Options, Settings, asking, is_controller, settings_of
+from sockguard.pytest_options import Options, is_controller
+from sockguard.pytest_phases import Phases
 from sockguard.pytest_report import Reporter, SocketLeak
 from sockguard.tripwire import Tripwire
 
 if TYPE_CHECKING:
     from sockguard.pytest_judge import Judge
 
-_SCOPES: Final = {"class": 1, "module": 2, "package": 3, "session": 4}
-
 
 class Session:
-    """The plugin that is switched on. Its hooks cost a test without sockets some 15 µs."""
+    """The plugin that is switched on. One hook a test, until the first socket or thread."""
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
         self._config = config
         self._options = options
-        self._default = options.settings._replace(enabled=options.always)
-        self._settings: dict[pytest.Item, Settings] = {}
-        self._wrong: dict[pytest.Item, str] = {}
         self._reporter = Reporter(config, options)
-        self._outside = Owner("what runs outside of tests", key="outside")
-        self._lineage = Lineage(self._outside)
-        self.owner = self._outside
-        self.of_test = self._default
-        #: So many leaks the test says that it has.
-        self.expected: int | None = None
-        self._failed = False
-        #: Wider than a test, and alive.
-        self._fixtures: dict[Any, Owner] = {}
-        self._ended: list[Owner] = []
+        self.phases = Phases(config, options)
+        #: The test that runs has failed already.
+        self._has_failed = False
         self.judge: Judge | None = None
+        self._started = False
         self._tripwire: Tripwire | None = None
         self._read_baseline()
         self._remembers = options.update or bool(self._reporter.known)
@@ -53,10 +42,12 @@ class Session:
         if is_controller(config):  # of xdist: the tests run elsewhere
             self._reporter.register()
             return
+        if self._remembers:  # which tests have been judged
+            self.phases.follow()
         if "sockguard.guard" in sys.modules:  # installed perhaps: its sockets are known
-            self._begin()
+            self.start()
         else:
-            self._tripwire = Tripwire(self._begin)
+            self._tripwire = Tripwire(self.start)
 
     def _read_baseline(self) -> None:
         path, update = self._options.baseline, self._options.update
@@ -78,11 +69,19 @@ class Session:
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
 
-    def _begin(self) -> None:
+    def start(self) -> None:
+        """Know each socket from here on. A second call does nothing."""
+        if self._started:
+            return
+        if self._tripwire is not None:
+            self._tripwire.remove()
         with self._border():
             from sockguard.pytest_judge import Judge
 
-            self.judge = Judge(self._lineage, self._reporter, update=self._options.update)
+            lineage = self.phases.lineage
+            self.judge = Judge(lineage, self._reporter, update=self._options.update)
+            self.phases.follow()
+        self._started = True
 
     def pytest_unconfigure(self) -> None:
         if self._tripwire is not None:
@@ -91,97 +90,17 @@ class Session:
         if judge is not None:
             judge.close()
 
-    # -- who works now -----------------------------------------------------------------
-
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._tripwire is not None and self._config.pluginmanager.hasplugin("pytester"):
             # pytester forgets the modules that are loaded in its inner runs: load ours before.
-            self._tripwire.remove()
-            self._tripwire = None
-            if self.judge is None:
-                self._begin()
-        enabled = self._default._replace(enabled=True)
-        for item in asking(session.items):
-            try:
-                self._settings[item] = settings_of(item, enabled)
-            except pytest.UsageError as error:
-                if not hasattr(self._config, "workerinput"):
-                    raise
-                # xdist takes a worker that ends here for one that crashed.
-                self._wrong[item] = str(error)
+            self.start()
+        self.phases.collected(session)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        self.of_test = self._settings.get(item, self._default) if self._settings else self._default
-        self.owner = owner = Owner(item)
-        owner.spared = not self.of_test.enabled
-        self._failed = False
-        self.expected = None
-        if item.user_properties:  # of a run before this one: pytest-rerunfailures
-            item.user_properties[:] = [p for p in item.user_properties if p[0] != "sockguard"]
-        self._lineage.begin(owner)
-        if self._wrong and item in self._wrong:
-            pytest.fail(self._wrong[item], pytrace=False)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(
-        self, fixturedef: Any, request: Any
-    ) -> Generator[None, object, object]:
-        scope = fixturedef.scope
-        if scope == "function":  # it ends with its test: it is the test's
-            return (yield)
-        name = fixturedef.argname
-        owner = Owner(
-            f"fixture {name} ({scope} scope)",
-            key=f"fixture {fixturedef.baseid}::{name}",
-            scope=_SCOPES[scope],
-        )
-        owner.spared = self.owner.spared and not self._options.always
-        if (before := self._fixtures.pop(fixturedef, None)) is not None:  # another parameter
-            self._end(before)
-        # What `setup_module` and the like keep is not their value: they set it, by name.
-        by_name = name.startswith(("_unittest_", "_xunit_"))
-        holder = getattr(request.node, "obj", None) if by_name else None
-        names = {} if holder is None else dict(vars(holder))
-        try:
-            with self._lineage.working_for(owner):
-                value = yield
-        except BaseException:
-            self._end(owner)
-            raise
-        if holder is not None:
-            missing = object()
-            kept = [n for n, v in vars(holder).items() if names.get(n, missing) is not v]
-            owner.root = lambda: [vars(holder).get(n) for n in kept]
-        else:
-            owner.root = lambda: (fixturedef.cached_result or (None,))[0]
-        self._fixtures[fixturedef] = owner
-        return value
-
-    def _end(self, owner: Owner) -> None:
-        owner.ended = True
-        self._ended.append(owner)
-
-    def _end_fixtures(self) -> None:
-        for fixturedef, owner in list(self._fixtures.items()):
-            if fixturedef.cached_result is None:
-                del self._fixtures[fixturedef]
-                self._end(owner)
-
-    def live(self) -> list[Owner]:
-        """Return the fixtures that are alive, the widest first."""
-        return sorted(self._fixtures.values(), key=lambda owner: -owner.scope)
+    # -- the end of a test -------------------------------------------------------------
 
     def pytest_exception_interact(self, report: Any) -> None:
         if getattr(report, "when", None) in ("setup", "call"):
-            self._failed = True
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # A strict xfail that passes fails by its report alone: no exception tells.
-        if report.outcome == "failed" and report.when != "teardown":
-            self._failed = True
-
-    # -- the end of a test -------------------------------------------------------------
+            self._has_failed = True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -192,32 +111,29 @@ class Session:
         except BaseException:
             self._judge_test(item, may_fail=False)
             raise
-        if self.judge is not None or self._remembers or self.expected is not None:
-            self._judge_test(item, may_fail=not self._failed)
-        else:
-            self._lineage.begin(self._outside)
+        self._judge_test(item, may_fail=True)
         return value
 
     def _judge_test(self, item: pytest.Item, *, may_fail: bool) -> None:
         """Raise ``SocketLeak`` if ``item`` is to fail; or tell in a section, if it has failed."""
-        leak = None
-        stirred = None
-        self._end(self.owner)
-        if self._fixtures:
-            self._end_fixtures()
-        ended, self._ended = self._ended, []
+        has_failed, self._has_failed = self._has_failed, False
+        phases, judge = self.phases, self.judge
+        if not phases.follows:
+            return
+        leak = stirred = None
+        ended = phases.end_test()
         if self._remembers:
             self._reporter.judged.update(owner.key for owner in ended)
-        self._lineage.begin(self._outside)
-        judge = self.judge
-        if judge is not None and (judge.has_sockets() or self.expected is not None):
+        expected = phases.expected
+        if judge is not None and (judge.has_sockets() or expected is not None):
             with self._border():
-                found = judge.leaking(ended, self.live(), self.of_test.settle)
-                if found or self.expected is not None:
-                    leak = judge.verdict(found, self.owner, self.of_test, self.expected)
+                found = judge.leaking(ended, phases.live(), phases.settings.settle)
+                if found or expected is not None:
+                    leak = judge.verdict(found, phases.owner, phases.settings, expected)
                 stirred = judge.complaint()
-        elif self.expected:
-            leak = SocketLeak(f"0 sockets leaked, {self.expected} expected", ["none leaked"])
+        if leak is None and stirred is None:
+            return
+        may_fail = may_fail and not (has_failed or phases.has_failed())
         if leak is not None:
             self.tell(item, leak)
             if may_fail:
@@ -240,8 +156,8 @@ class Session:
         value = yield
         if self.judge is not None:
             with self._border():
-                self._end_fixtures()
-                late = self.judge.late(self.live(), self._options.settings.settle)
+                self.phases.end_fixtures()
+                late = self.judge.late(self.phases.live(), self._options.settings.settle)
                 self._reporter.late += late
         output = getattr(self._config, "workeroutput", None)
         if output is not None:

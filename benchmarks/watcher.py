@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import sockguard
 from benchmarks.measure import Row, row
-from sockguard.records import LEAK, Event, Summary
+from sockguard.findings import LEAK, Event, Summary
 
 SOCKETS: Final = 10_000
 NS_PER_S: Final = 1_000_000_000

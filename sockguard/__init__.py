@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sockguard.config import ConfigError
+    from sockguard.findings import Finding
     from sockguard.guard import Guard, install, uninstall, watch
-    from sockguard.records import Finding
 
 __all__ = ["ConfigError", "Finding", "Guard", "install", "uninstall", "watch"]
 __version__ = "0.1.0"

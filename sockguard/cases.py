@@ -5,7 +5,8 @@ from __future__ import annotations
 from sockguard import endpoints
 from sockguard.descriptors import Identity, identity
 from sockguard.detector import Trouble
-from sockguard.records import Finding, SocketRecord
+from sockguard.findings import Finding
+from sockguard.records import SocketRecord
 from sockguard.registry import alive
 
 

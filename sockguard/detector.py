@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from sockguard.records import Evidence, Kind, Observation, SocketRecord, Verdict
+from sockguard.findings import Evidence, Kind, Observation, Verdict
+from sockguard.records import SocketRecord
 from sockguard.tcp import TcpState
 
 NS_PER_MS: Final = 1_000_000

@@ -7,9 +7,10 @@ any method, and no code of the program may run here.
 from __future__ import annotations
 
 import _socket
-import socket
 import struct
 from typing import Any, Final
+
+from sockguard.native import socket_class
 
 try:
     import fcntl
@@ -113,7 +114,7 @@ def unread_bytes(fd: int) -> int | None:
 
 def closed_by_program(sock: Any) -> bool:
     """Tell whether ``close()`` was called and a ``makefile()`` object keeps the descriptor."""
-    members = vars(socket.socket)
+    members = vars(socket_class())
     try:
         return bool(members["_closed"].__get__(sock)) and members["_io_refs"].__get__(sock) > 0
     except (KeyError, AttributeError, TypeError):

@@ -13,61 +13,49 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
-from sockguard import afterfork, endpoints, stderr
+from sockguard import afterfork, stderr
 from sockguard.config import NS_PER_S, Config, load, working_folder
-from sockguard.exporters import Exporter, exporters_of
 from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
 from sockguard.native import original
-from sockguard.observers import Observer, build, choose, tcp_info
 from sockguard.patch import Patch
-from sockguard.records import Event, Finding, SocketRecord
+from sockguard.placement import Placement, WraptPlacement
+from sockguard.records import SocketRecord
 from sockguard.registry import Registry
 from sockguard.stderr import complain
-from sockguard.watcher import Watcher
+
+if TYPE_CHECKING:
+    from sockguard.engine import Engine
+    from sockguard.findings import Finding
 
 # The watcher waits so long for a socket that is about to become a leak.
 SOON_NS: Final = 25_000_000
 
 
-class Engine:
-    """What one process needs to look: an observer, a watcher, exporters. A fork makes another."""
-
-    def __init__(self, config: Config, registry: Registry, exporters: list[Exporter]) -> None:
-        self.exporters = exporters
-        self.observer: Observer = build(choose(config.observer).name)
-        self.watcher = Watcher(config, registry, self.observer, tcp_info.decode, self.publish)
-
-    def publish(self, events: Sequence[Event]) -> None:
-        """Give ``events`` to every exporter; one that fails is switched off, and that is said."""
-        self.each(lambda exporter: exporter.export(events))
-
-    def each(self, act: Callable[[Exporter], None]) -> None:
-        for exporter in list(self.exporters):
-            try:
-                act(exporter)
-            except Exception as error:
-                # The host must never pay for our bug; nor may we fail in silence.
-                with suppress(ValueError):
-                    self.exporters.remove(exporter)
-                complain(f"exporter {exporter.name} failed and is switched off: {error}")
-
-    def close(self) -> None:
-        self.each(lambda exporter: exporter.close())
-        self.observer.close()
-
-
 class Guard:
     """A process under guard. Made by ``install`` and ``watch``."""
 
-    def __init__(self, config: Config, *, watches: bool, finalizes: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        watches: bool,
+        finalizes: bool = False,
+        placement: Placement | None = None,
+        is_host: Callable[[FrameType], bool] | None = None,
+    ) -> None:
         """``watches``: with a watcher thread and exporters; else only ``check`` looks.
 
         ``finalizes``: level `full` also tells of sockets that are freed unclosed.
+        ``placement`` puts the hooks in: by wrapt, if left out. ``is_host`` tells a frame of
+        whoever runs the program, where a creation stack may end.
         """
         self.config = config
         self._watches = watches
+        #: Else what is needed to look is made at the first look.
+        self._looks_soon = watches or finalizes
         self._registry = Registry()
         self._heartbeat = Heartbeat(self._tick, config.interval)
         self._patch = Patch(
@@ -78,8 +66,9 @@ class Guard:
             # is entered, and the descriptor. Where a thread watches, the leak is found
             # before it is freed: only for `watch` is it worth that.
             finalizes=finalizes,
-            last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
+            placement=placement or WraptPlacement(),
+            is_host=is_host,
         )
         self._engine: Engine | None = None
         self._building: Any = original("_thread", "RLock")()
@@ -115,8 +104,9 @@ class Guard:
     def start(self) -> None:
         """Put everything in place; on failure leave nothing behind, and raise."""
         with ExitStack() as undo:
-            undo.callback(self._close_engine)
-            self._the_engine()
+            if self._looks_soon:
+                undo.callback(self._close_engine)
+                self._the_engine()
             undo.callback(self._patch.remove)
             self._patch.place()
             if self._watches:
@@ -157,9 +147,10 @@ class Guard:
                 raise RuntimeError("this guard has been taken out; install or watch again")
             # after a fork, the watcher and a check may both be first
             if self._engine is None:
+                from sockguard.engine import Engine  # 10 ms, where it may never be needed
+
                 publishes = self._watches if publishes is None else publishes
-                exporters = exporters_of(self.config) if publishes else []
-                self._engine = Engine(self.config, self._registry, exporters)
+                self._engine = Engine(self.config, self._registry, publishes=publishes)
             return self._engine
 
     def _close_engine(self) -> None:
@@ -362,16 +353,20 @@ def watch(*, threshold: float = 0.0, level: str = "full") -> Iterator[Guard | Bo
 
 
 def borrow(
-    config: Config, on_new: Callable[[SocketRecord], object]
+    config: Config,
+    on_new: Callable[[SocketRecord], object],
+    is_host: Callable[[FrameType], bool],
 ) -> tuple[Guard, Callable[[], None]]:
     """Return the installed guard, or one that only looks when asked; and how to give it back.
 
     For who runs the program in this process: ``on_new`` is called with each new socket's
     record, in its thread, at any instruction. It takes no lock and raises nothing.
+    ``is_host`` is asked of frames, and may end the stack of a socket at one of its own.
     """
     lent = _installed
-    guard = Guard(config, watches=False) if lent is None else lent
-    if lent is None:
+    guard = lent
+    if guard is None:
+        guard = Guard(config, watches=False, placement=Placement(), is_host=is_host)
         _set_up(guard)
     told = guard._registry.told  # noqa: SLF001
     told.append(on_new)

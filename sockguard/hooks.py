@@ -8,7 +8,6 @@ An exception of the method itself leaves without a frame of ours in its tracebac
 from __future__ import annotations
 
 import _socket
-import socket
 import sys
 import threading
 from _thread import get_ident
@@ -16,10 +15,11 @@ from collections.abc import Callable, Sized
 from importlib import import_module
 from sys import _getframe
 from time import monotonic_ns
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, Final
 
 from sockguard.interrupts import deliver_later, is_programs
+from sockguard.native import socket_class
 from sockguard.records import SocketRecord
 from sockguard.registry import Collected, Registry, fileno
 from sockguard.stacks import capture
@@ -70,7 +70,7 @@ def dress(hook: FunctionType, original: Method) -> FunctionType:
 
 def task_name() -> str | None:
     """Return the name of the asyncio task that runs in this thread, if one does."""
-    if _running_loop() is None:
+    if "asyncio.events" not in _modules or _running_loop() is None:
         return None
     task = _modules["asyncio.tasks"].current_task()
     return None if task is None else task.get_name()
@@ -88,7 +88,7 @@ def running_tasks() -> Sized:
     Cheaper to look at than to ask for the running loop of this thread: 40 ns alone, and 200
     in the midst of making a socket.
     """
-    # Importing wrapt has loaded asyncio, which makes the tasks of each loop known there.
+    # Importing wrapt loads asyncio, which makes the tasks of each loop known there.
     # From 3.14 on each thread keeps its own out of sight.
     known = getattr(_modules.get("asyncio.tasks"), "_current_tasks", None)
     return known if isinstance(known, dict) and sys.version_info < (3, 14) else ("unknown",)
@@ -146,11 +146,22 @@ def _strip_raised(error: BaseException) -> None:
 
 def fileno_method() -> Callable[[Any], int]:
     """Return ``fileno``, as the method in C where ``socket.socket`` has it: one call less."""
-    return _socket.socket.fileno if issubclass(socket.socket, _socket.socket) else fileno
+    return _socket.socket.fileno if issubclass(socket_class(), _socket.socket) else fileno
 
 
-def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) -> FunctionType:
+def init_hook(
+    original: Method,
+    registry: Registry,
+    depth: int,
+    switch: Switch,
+    *,
+    is_host: Callable[[FrameType], bool] | None = None,
+    inherited: Callable[[], object] | None = None,
+) -> FunctionType:
     """Return the stand-in for ``__init__``: files a record of every new socket.
+
+    ``is_host`` as for ``capture``. ``inherited`` is called when a socket takes the place of
+    another one on its descriptor, as a TLS socket does.
 
     Cost: see "creating a socket" in docs/benchmarks.md. Memory: one record and one stack.
     """
@@ -160,9 +171,10 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
     told = registry.told
     latest = registry.latest
     serial = registry.next_serial
-    accept = getattr(socket.socket.accept, "__code__", None)
+    its_accept = socket_class().accept
+    accept = getattr(its_accept, "__code__", None)
     # By the module's names: cheaper to compare than a file name.
-    socket_module = getattr(socket.socket.accept, "__globals__", None)
+    socket_module = getattr(its_accept, "__globals__", None)
     active = threading._active.get  # type: ignore[attr-defined]  # noqa: SLF001
     modules = _modules
     tasks = running_tasks()
@@ -194,6 +206,8 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
                 and (before := same_socket(holder, fd)) is not None
             ):
                 inherit(record, before)
+                if inherited is not None:
+                    inherited()
             else:
                 record.created_ns = monotonic_ns()
                 frame = _getframe(1)
@@ -201,7 +215,7 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
                     if frame.f_code is accept:
                         record.accepted = True
                     frame = frame.f_back
-                record.stack = capture(frame, depth)
+                record.stack = capture(frame, depth, is_host)
                 thread = active(get_ident())
                 if thread is not None:
                     record.thread = thread._name  # noqa: SLF001
@@ -212,7 +226,8 @@ def init_hook(original: Method, registry: Registry, depth: int, switch: Switch) 
             by_fd[fd] = record
             latest[0] = record
             if told:
-                registry.tell(record)
+                for listener in tuple(told):
+                    listener(record)
         except Exception as error:
             if not switch.failed(error):
                 raise

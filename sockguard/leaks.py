@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from sockguard.records import LEAK, RESOLVED, Event, Finding, Kind, Leak
+from sockguard.findings import LEAK, RESOLVED, Event, Finding, Kind, Leak
 
 #: Events a group may publish before they thin out to one at each doubling.
 FIRST_EVENTS: Final = 5

@@ -29,39 +29,40 @@ class Ledger:
 
     def __init__(self, current: Callable[[], Owner]) -> None:
         self._current = current
-        self._noted: list[Entry] = []
-        self._limit = _MANY
+        self._new: list[tuple[SocketRecord, Owner]] = []
+        self._open: list[Entry] = []
         self._pruning = allocate_lock()
 
     def note(self, record: SocketRecord) -> None:
-        noted = self._noted
-        noted.append(Entry(record, self._current()))
+        new = self._new
+        new.append((record, self._current()))
         # Who comes in the midst of another's look goes on at once: a later one will have time.
-        if len(noted) > self._limit and self._pruning.acquire(False):
+        if len(new) > _MANY and self._pruning.acquire(False):
             try:
                 self._prune()
-                self._limit = len(noted) + _MANY
             finally:
                 self._pruning.release()
 
-    def _prune(self) -> list[Entry]:
+    def _prune(self) -> None:
         # Other threads append meanwhile: what they add lies behind what is looked at here.
-        looked_at = self._noted[:]
-        still_open = [entry for entry in looked_at if alive(entry.record) is not None]
-        self._noted[: len(looked_at)] = still_open
-        return still_open
+        new = self._new[:]
+        self._open = [entry for entry in self._open if alive(entry.record) is not None]
+        self._open += [Entry(record, owner) for record, owner in new if alive(record) is not None]
+        del self._new[: len(new)]
 
     def __bool__(self) -> bool:
-        return bool(self._noted)
+        """Tell whether one is open."""
+        return bool((self._new or self._open) and self.open())
 
     def open(self) -> list[Entry]:
         """Return the entries whose socket is open; the others are let go of."""
         with self._pruning:
-            return self._prune()
+            self._prune()
+            return self._open
 
     def forget(self, told: list[Entry]) -> None:
         """Let go of entries: each socket is told of once."""
         gone = set(map(id, told))
         with self._pruning:
-            looked_at = self._noted[:]
-            self._noted[: len(looked_at)] = [e for e in looked_at if id(e) not in gone]
+            self._prune()
+            self._open = [entry for entry in self._open if id(entry) not in gone]

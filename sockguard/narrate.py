@@ -8,7 +8,8 @@ from typing import Any
 
 from sockguard import detector
 from sockguard.detector import Trouble
-from sockguard.records import Evidence, Finding, Origin, SocketRecord
+from sockguard.findings import Evidence, Finding, Origin
+from sockguard.records import SocketRecord
 from sockguard.sites import fingerprint, is_ours
 from sockguard.stacks import Frame, Stack, resolve
 

@@ -6,7 +6,9 @@ it to the event loop whose stall it is there to see.
 
 from __future__ import annotations
 
+import _socket
 import importlib
+import socket
 import sys
 from typing import Any
 
@@ -26,3 +28,18 @@ def original(module: str, name: str) -> Any:
     # Not import_module at once: on 3.10 it takes the module's import lock, which a thread
     # may have held at a fork, for good.
     return getattr(sys.modules.get(module) or importlib.import_module(module), name)
+
+
+def socket_class() -> Any:
+    """Return the class that all sockets are made of, ``socket.socket`` as a rule.
+
+    A test's mock, or a subclass that some program puts there (pytest-socket, PySocks), is
+    not that one; gevent's class, which replaces it, is.
+    """
+    of_now: Any = socket.socket
+    for cls in _socket.socket.__subclasses__():
+        if cls.__module__ == "socket" and cls.__qualname__ == "socket":
+            if not isinstance(of_now, type) or issubclass(of_now, cls):
+                return cls
+            break
+    return of_now

@@ -1,48 +1,18 @@
-"""Placing the hooks in ``socket.socket``, in place, and taking them out again.
-
-In place: ``isinstance``, ``ssl.SSLSocket`` and an earlier ``from socket import socket`` go
-on working. wrapt places and removes; taking out leaves ``vars(socket.socket)`` as found.
-"""
+"""Which hooks stand in ``socket.socket`` and ``ssl.SSLSocket``, by the level."""
 
 from __future__ import annotations
 
 import functools
-import socket
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from types import FrameType
 from typing import Any, Final
 
-from sockguard.hooks import Method, Switch, finalizer_hook, init_hook
+from sockguard.hooks import Switch, finalizer_hook, init_hook
+from sockguard.native import socket_class
+from sockguard.placement import Placement
 from sockguard.reads import METHODS, read_hook
 from sockguard.registry import Registry
-
-
-class Placement:
-    """What is placed where, and how to take it out again. One thread at a time."""
-
-    def __init__(self) -> None:
-        self._placed: list[tuple[Any, str, Any]] = []
-        #: For good: what is imported later finds nothing to do.
-        self.removed = False
-
-    def place(self, target: Any, name: str, make: Callable[[Method], object]) -> None:
-        """Put what ``make`` returns in the place of ``target.name``, if there is one."""
-        import wrapt  # costs 60 to 100 ms and 170 modules: not before it is wanted
-
-        if hasattr(target, name):
-            # A plain function, not wrapt's proxy: its bound call costs three times as much.
-            hook: Any = wrapt.wrap_object(target, name, make)  # type: ignore[arg-type]
-            self._placed.append((target, name, hook))
-
-    def remove(self) -> None:
-        """Take everything out, the last first. What somebody has wrapped stays in."""
-        self.removed = True
-        while self._placed:
-            target, name, hook = self._placed.pop()
-            import wrapt
-
-            with suppress(wrapt.WrapperNotOutermostError):
-                wrapt.unwrap_object(target, name, hook, missing_ok=True)
 
 
 class Patch:
@@ -55,15 +25,17 @@ class Patch:
         depth: int,
         full: bool,
         finalizes: bool,
-        last_words: Callable[[Any], tuple[bytes | None, Any]],
         on_failure: Callable[[BaseException], None],
+        placement: Placement,
+        is_host: Callable[[FrameType], bool] | None = None,
     ) -> None:
+        self._is_host = is_host
         self._registry = registry
         self._depth = depth
         self._full = full
         self._finalizes = full and finalizes
-        self._last_words = last_words
-        self._placement = Placement()
+        self._placement = placement
+        self._tls = False
         self._switch: Final = Switch(on_failure)
 
     def place(self) -> None:
@@ -76,33 +48,45 @@ class Patch:
 
     def _place_all(self) -> None:
         registry, depth, switch = self._registry, self._depth, self._switch
+        target = socket_class()
         self._placement.place(
-            socket.socket, "__init__", lambda method: init_hook(method, registry, depth, switch)
+            target,
+            "__init__",
+            lambda method: init_hook(
+                method,
+                registry,
+                depth,
+                switch,
+                is_host=self._is_host,
+                inherited=self._place_tls if self._full else None,
+            ),
         )
         if not self._full:
             return
         for name in METHODS:
             self._placement.place(
-                socket.socket,
+                target,
                 name,
                 functools.partial(read_hook, name, registry=registry, depth=depth, switch=switch),
             )
         if self._finalizes:
+            # Not later: in a finalizer there may be no descriptor left to load it with.
+            from sockguard.observers.tcp_info import last_words
+
             registry.notes_freed = True
             self._placement.place(
-                socket.socket,
+                target,
                 "__del__",
-                lambda method: finalizer_hook(method, registry, self._last_words, switch),
+                lambda method: finalizer_hook(method, registry, last_words, switch),
             )
-        import wrapt
+        self._place_tls()
 
-        wrapt.when_imported("ssl")(self._place_tls)
-
-    def _place_tls(self, ssl: Any) -> None:
-        # Called in the midst of the program's `import ssl`, maybe long after `remove`:
-        # wrapt can't unregister, and an exception here would break that import.
-        if self._switch.off:
+    def _place_tls(self) -> None:
+        """Follow the reads of TLS, where it is loaded by now. Called as its sockets are made."""
+        ssl: Any = sys.modules.get("ssl")
+        if self._tls or not hasattr(ssl, "SSLSocket") or self._placement.removed:
             return
+        self._tls = True
         tells_end = (ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
         try:
             self._placement.place(
@@ -112,7 +96,7 @@ class Patch:
                     "read", method, self._registry, self._depth, self._switch, tells_end
                 ),
             )
-        except Exception as error:
+        except Exception as error:  # all else works without
             self._switch.on_failure(error)
 
     def remove(self) -> None:

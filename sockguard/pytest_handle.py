@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
+    from sockguard.findings import Finding
     from sockguard.pytest_session import Session
-    from sockguard.records import Finding
 
 
 class Handle:
@@ -21,20 +21,19 @@ class Handle:
     def leaks(self) -> list[Finding]:
         """Return the test's open sockets whose peer has closed, as they are at this moment."""
         session = self._session
-        if session is None or session.judge is None:
+        if session is None or not session.looks:
             return []
-        found = session.judge.leaking_now([session.phases.owner], session.phases.live())
-        return session.judge.not_ignored(found, session.phases.settings)
+        judge, now = session.the_judge(), session.phases
+        return judge.not_ignored(judge.leaking_now([now.owner], now.live()), now.settings)
 
     def check(self) -> None:
         """Fail now, as at the end of the test: after a collection and the settle time."""
         session = self._session
-        if session is None or session.judge is None:
+        if session is None or not session.looks:
             return
-        found = session.judge.leaking(
-            [session.phases.owner], session.phases.live(), session.phases.settings.settle
-        )
-        leak = session.judge.verdict(found, session.phases.owner, session.phases.settings, None)
+        judge, now = session.the_judge(), session.phases
+        found = judge.leaking([now.owner], now.live(), now.settings.settle)
+        leak = judge.verdict(found, now.owner, now.settings, None)
         if leak is not None:
             session.tell(self._item, leak)
             raise leak
@@ -55,6 +54,6 @@ class Handle:
         second. Returns how many connections that were.
         """
         session = self._session
-        if session is None or session.judge is None:
+        if session is None or not session.looks:
             return 0
-        return session.judge.close_peers(session.phases.owner)
+        return session.the_judge().close_peers(session.phases.owner)

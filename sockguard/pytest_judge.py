@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 import sys
 import time
 import traceback
@@ -16,21 +15,21 @@ from typing import Any, Final
 
 import pytest
 
-from sockguard import guard, peers, tripwire
+from sockguard import peers, tripwire
 from sockguard.baseline import Known
-from sockguard.config import configured_for_tests
 from sockguard.exporters import wording
+from sockguard.findings import LEAK, Event, Finding
 from sockguard.hooks import Method, dress, strip
-from sockguard.ledger import Entry, Ledger
+from sockguard.ledger import Entry
 from sockguard.narrate import is_ignored
-from sockguard.owners import Lineage, Owner
-from sockguard.patch import Placement
+from sockguard.native import socket_class
+from sockguard.owners import Owner
+from sockguard.placement import Placement
 from sockguard.pytest_options import Settings
 from sockguard.pytest_report import Reporter, SocketLeak
+from sockguard.pytest_sockets import Sockets
 from sockguard.reach import reached
-from sockguard.records import LEAK, Event, Finding
 from sockguard.sites import culprit, module_name
-from sockguard.starters import Starters
 
 # Nobody tells of a descriptor that is closed by its number alone: so often we look again.
 _LOOK_AGAIN_S: Final = 0.02
@@ -39,29 +38,16 @@ Found = list[tuple[Entry, Finding]]
 
 
 class Judge:
-    """Knows each socket and whose it is. Made when the first one is. One thread at a time."""
+    """Looks at the sockets that are left open. One thread at a time."""
 
-    def __init__(self, lineage: Lineage, reporter: Reporter, *, update: bool) -> None:
-        """Raises ``ConfigError`` for an environment or a file that can't be used."""
+    def __init__(self, sockets: Sockets, reporter: Reporter, *, update: bool) -> None:
         self._reporter = reporter
         self._update = update
-        self._ledger = Ledger(lineage.current)
-        self._guard, self._give_back = guard.borrow(configured_for_tests(), self._ledger.note)
-        try:
-            self._starters = Starters(lineage)
-        except BaseException:
-            self._give_back()
-            raise
-        self._lineage = lineage
+        self._ledger = sockets.ledger
+        self._guard = sockets.guard
+        self._guard.examine(())  # all that is needed to look is loaded now, or never
         #: What objects complained of when our collection freed them.
         self._stirred: list[str] = []
-
-    def close(self) -> None:
-        self._starters.remove()
-        self._give_back()
-
-    def has_sockets(self) -> bool:
-        return bool(self._ledger)
 
     # -- finding -----------------------------------------------------------------------
 
@@ -77,7 +63,6 @@ class Judge:
         if found:
             _collect(self._stirred)
             found = self._settle([entry for entry, _ in found], settle)
-        self._lineage.forget_ended_threads()
         return found
 
     def leaking_now(self, owners: Iterable[Owner] | None, live: Sequence[Owner]) -> Found:
@@ -228,7 +213,7 @@ def _closing() -> Iterator[Callable[[float], object]]:
         return dress(_real_close, original)  # type: ignore[arg-type]
 
     placement = Placement()
-    placement.place(socket.socket, "_real_close", hook)
+    placement.place(socket_class(), "_real_close", hook)
     try:
         yield lambda seconds: closed.acquire(timeout=seconds)
     finally:

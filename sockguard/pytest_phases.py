@@ -39,6 +39,8 @@ class Phases:
         #: Wider than a test, and alive.
         self._fixtures: dict[Any, Owner] = {}
         self._ended: list[Owner] = []
+        #: Called as each test begins.
+        self.at_begin: Callable[[], object] | None = None
         # -- of the test that runs:
         self.owner = self.outside
         self.settings = self._default
@@ -114,6 +116,8 @@ class Phases:
         if item.user_properties:  # of a run before this one: pytest-rerunfailures
             item.user_properties[:] = [p for p in item.user_properties if p[0] != "sockguard"]
         self.lineage.begin(self.owner)
+        if self.at_begin is not None:
+            self.at_begin()
         if self._wrong and item in self._wrong:
             pytest.fail(self._wrong[item], pytrace=False)
 
@@ -127,6 +131,8 @@ class Phases:
             self.end_fixtures()
         ended, self._ended = self._ended, []
         self.lineage.begin(self.outside)
+        if self.lineage.threads:
+            self.lineage.forget_ended_threads()
         return ended
 
     # -- fixtures ----------------------------------------------------------------------

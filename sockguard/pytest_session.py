@@ -21,6 +21,7 @@ from sockguard.tripwire import Tripwire
 
 if TYPE_CHECKING:
     from sockguard.pytest_judge import Judge
+    from sockguard.pytest_sockets import Sockets
 
 
 class Session:
@@ -33,7 +34,8 @@ class Session:
         self.phases = Phases(config, options)
         #: The test that runs has failed already.
         self._has_failed = False
-        self.judge: Judge | None = None
+        self._sockets: Sockets | None = None
+        self._judge: Judge | None = None
         self._started = False
         self._tripwire: Tripwire | None = None
         self._read_baseline()
@@ -76,24 +78,44 @@ class Session:
         if self._tripwire is not None:
             self._tripwire.remove()
         with self._border():
-            from sockguard.pytest_judge import Judge
+            from sockguard.pytest_sockets import Sockets
 
-            lineage = self.phases.lineage
-            self.judge = Judge(lineage, self._reporter, update=self._options.update)
+            self._sockets = Sockets(self.phases.lineage)
+            self.phases.at_begin = self._sockets.starters.catch_up
             self.phases.follow()
         self._started = True
 
     def pytest_unconfigure(self) -> None:
         if self._tripwire is not None:
             self._tripwire.remove()
-        judge, self.judge = self.judge, None
-        if judge is not None:
-            judge.close()
+        self._close()
+
+    def _close(self) -> None:
+        sockets, self._sockets = self._sockets, None
+        self.phases.at_begin = None
+        if sockets is not None:
+            sockets.close()
+
+    @property
+    def looks(self) -> bool:
+        """Sockets are known, and we have not been switched off."""
+        return self._sockets is not None
+
+    def the_judge(self) -> Judge:
+        """Return who looks at the sockets that are left open."""
+        if self._judge is None:
+            from sockguard.pytest_judge import Judge
+
+            assert self._sockets is not None
+            self._judge = Judge(self._sockets, self._reporter, update=self._options.update)
+        return self._judge
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._tripwire is not None and self._config.pluginmanager.hasplugin("pytester"):
             # pytester forgets the modules that are loaded in its inner runs: load ours before.
             self.start()
+            with self._border():
+                self.the_judge()
         self.phases.collected(session)
 
     # -- the end of a test -------------------------------------------------------------
@@ -117,7 +139,7 @@ class Session:
     def _judge_test(self, item: pytest.Item, *, may_fail: bool) -> None:
         """Raise ``SocketLeak`` if ``item`` is to fail; or tell in a section, if it has failed."""
         has_failed, self._has_failed = self._has_failed, False
-        phases, judge = self.phases, self.judge
+        phases = self.phases
         if not phases.follows:
             return
         leak = stirred = None
@@ -125,8 +147,9 @@ class Session:
         if self._remembers:
             self._reporter.judged.update(owner.key for owner in ended)
         expected = phases.expected
-        if judge is not None and (judge.has_sockets() or expected is not None):
+        if self._sockets is not None and (self._sockets.ledger or expected is not None):
             with self._border():
+                judge = self.the_judge()
                 found = judge.leaking(ended, phases.live(), phases.settings.settle)
                 if found or expected is not None:
                     leak = judge.verdict(found, phases.owner, phases.settings, expected)
@@ -154,10 +177,10 @@ class Session:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         value = yield
-        if self.judge is not None:
+        if self._sockets is not None and self._sockets.ledger:
             with self._border():
                 self.phases.end_fixtures()
-                late = self.judge.late(self.phases.live(), self._options.settings.settle)
+                late = self.the_judge().late(self.phases.live(), self._options.settings.settle)
                 self._reporter.late += late
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
@@ -179,10 +202,8 @@ class Session:
             yield
         except Exception as error:
             self._note(f"failed and is switched off: {error!r}")
-            judge, self.judge = self.judge, None
-            if judge is not None:
-                with suppress(Exception):
-                    judge.close()
+            with suppress(Exception):
+                self._close()
 
     def _note(self, text: str) -> None:
         self._reporter.notes.append(text)

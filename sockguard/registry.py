@@ -80,10 +80,6 @@ class Registry:
     def newest(self) -> SocketRecord | None:
         return self.latest[0]
 
-    def tell(self, record: SocketRecord) -> None:
-        for listener in tuple(self.told):
-            listener(record)
-
     def records(self) -> list[SocketRecord]:
         """Return all records, those of sockets long gone included. Any thread; atomic."""
         return list(self.by_fd.values())

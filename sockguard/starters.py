@@ -6,16 +6,16 @@ left out, and what it starts is told by the next best sign.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from _thread import get_ident
+from collections.abc import Callable
 from typing import Any, Final
-
-import wrapt
 
 from sockguard.hooks import Method, dress, strip
 from sockguard.owners import Lineage
-from sockguard.patch import Placement
+from sockguard.placement import Placement
 
 #: Where a job of an executor carries who submitted it.
 _MARK: Final = "_sockguard_owner"
@@ -28,9 +28,26 @@ class Starters:
         self._lineage = lineage
         self._placement = Placement()
         self._placement.place(threading.Thread, "start", self._start_hook)
-        wrapt.when_imported("concurrent.futures.thread")(self._follow_jobs)
-        for backend in ("asyncio", "trio"):
-            wrapt.when_imported(f"anyio._backends._{backend}")(self._follow_runner)
+        #: What to do when a module is there.
+        self._awaited: dict[str, Callable[[Any], None]] = {
+            "concurrent.futures.thread": self._follow_jobs,
+            "anyio._backends._asyncio": self._follow_runner,
+            "anyio._backends._trio": self._follow_runner,
+        }
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Follow what has been imported since: before a test, and before a thread starts.
+
+        An import hook of wrapt's would cost a small run more than all else. What a library
+        starts first is told by the next best sign: its thread, or the context it runs in.
+        """
+        for name in tuple(self._awaited):
+            module = sys.modules.get(name)
+            if module is not None and not getattr(module.__spec__, "_initializing", False):
+                act = self._awaited.pop(name, None)  # another thread may be here too
+                if act is not None:
+                    act(module)
 
     def remove(self) -> None:
         """Leave the classes as they were found."""
@@ -38,10 +55,12 @@ class Starters:
 
     def _start_hook(self, original: Method) -> Any:
         threads, current = self._lineage.threads, self._lineage.current
+        catch_up = self.catch_up
 
         def start(thread: threading.Thread) -> None:
             if thread.ident is None:  # else it runs, or has run: this raises
                 threads[id(thread)] = (weakref.ref(thread), current())
+                catch_up()
             try:
                 original(thread)
             except BaseException as error:

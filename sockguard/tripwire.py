@@ -1,16 +1,17 @@
 """Waits for the first socket or thread of a process, and is gone then.
 
 A pytest run that opens neither pays for nothing but this: no wrapt, no watcher, no records.
-Placed by hand, because importing wrapt is the greater part of what is saved.
 """
 
 from __future__ import annotations
 
 import functools
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from sockguard.native import socket_class
+from sockguard.placement import Placement
 
 
 class Tripwire:
@@ -23,16 +24,14 @@ class Tripwire:
 
     def __init__(self, sprung: Callable[[], object]) -> None:
         self._sprung = [sprung]  # a list, because `pop` is atomic: only one gets to
-        self._placed: list[tuple[type, str, Any, Any]] = []
         self._set()
 
     def _set(self) -> None:
-        self._place(socket.socket, "__init__")
-        self._place(threading.Thread, "start")
+        self._placement = Placement()
+        for target, name in ((socket_class(), "__init__"), (threading.Thread, "start")):
+            self._placement.place(target, name, functools.partial(self._stand_in, target, name))
 
-    def _place(self, target: type, name: str) -> None:
-        original = getattr(target, name)
-
+    def _stand_in(self, target: type, name: str, original: Any) -> Any:
         @functools.wraps(original)
         def stand_in(self_: Any, /, *args: Any, **kwargs: Any) -> Any:
             outermost = vars(target).get(name) is stand_in
@@ -40,8 +39,7 @@ class Tripwire:
             follow = getattr(target, name) if outermost else original
             return follow(self_, *args, **kwargs)
 
-        self._placed.append((target, name, stand_in, vars(target).get(name)))
-        setattr(target, name, stand_in)
+        return stand_in
 
     def _spring(self) -> None:
         self.remove()
@@ -60,13 +58,4 @@ class Tripwire:
 
     def remove(self) -> None:
         """Leave the classes as they were found, where nobody has put something on top."""
-        while self._placed:
-            try:
-                target, name, stand_in, before = self._placed.pop()
-            except IndexError:
-                return
-            if vars(target).get(name) is stand_in:
-                if before is not None:
-                    setattr(target, name, before)
-                else:  # it was inherited
-                    delattr(target, name)
+        self._placement.remove()

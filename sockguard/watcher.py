@@ -17,19 +17,12 @@ from sockguard.cases import Case, note_peer
 from sockguard.config import Config
 from sockguard.descriptors import Identity, identity
 from sockguard.detector import Trouble
+from sockguard.findings import Event, Evidence, Finding, GroupTotal, Observation, Summary
 from sockguard.leaks import Leaks
 from sockguard.listeners import Listeners
 from sockguard.native import original
 from sockguard.observers import LostError, Observer
-from sockguard.records import (
-    Event,
-    Evidence,
-    Finding,
-    GroupTotal,
-    Observation,
-    SocketRecord,
-    Summary,
-)
+from sockguard.records import SocketRecord
 from sockguard.registry import Collected, Registry, alive, reachable
 from sockguard.sites import culprit
 from sockguard.stacks import StackTable

@@ -24,11 +24,12 @@ from sockguard import listeners as listeners_module
 from sockguard import registry as registry_module
 from sockguard import stacks
 from sockguard.config import Config
+from sockguard.findings import Evidence, Observation
 from sockguard.leaks import OTHER, Leaks
 from sockguard.listeners import Listeners
 from sockguard.observers import tcp_info
 from sockguard.observers.linux import LinuxObserver
-from sockguard.records import Evidence, Observation, SocketRecord
+from sockguard.records import SocketRecord
 from sockguard.registry import Registry, fileno
 from sockguard.stacks import StackTable, resolve
 from sockguard.watcher import Watcher

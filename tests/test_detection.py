@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from sockguard import endpoints
 from sockguard.config import Config
+from sockguard.findings import LEAK, RESOLVED, Event, Finding, Kind, Verdict
 from sockguard.observers import build, tcp_info
 from sockguard.patch import Patch
-from sockguard.records import LEAK, RESOLVED, Event, Finding, Kind, Verdict
+from sockguard.placement import WraptPlacement
 from sockguard.registry import Registry
 from sockguard.tcp import TcpState
 from sockguard.watcher import Watcher
@@ -45,8 +45,8 @@ class Bench:
             self.registry,
             depth=config.depth,
             full=config.level == "full",
-            last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
             finalizes=True,
+            placement=WraptPlacement(),
             on_failure=self._raise,
         )
         self.now = time.monotonic_ns()

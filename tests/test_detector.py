@@ -16,7 +16,7 @@ from support.builders import (
 )
 
 from sockguard.detector import JIFFY_NS, RULES, Trouble, collected, follow, is_leak, judge
-from sockguard.records import Kind, Observation, Verdict
+from sockguard.findings import Kind, Observation, Verdict
 from sockguard.tcp import TcpState
 
 NOW = 100 * SECOND

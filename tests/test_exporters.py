@@ -26,8 +26,7 @@ from sockguard.exporters import Exporter
 from sockguard.exporters.json_lines import JsonLinesExporter, encode_summary
 from sockguard.exporters.tally import TallyExporter
 from sockguard.exporters.text import TextExporter, wants_colour
-from sockguard.guard import Engine
-from sockguard.records import (
+from sockguard.findings import (
     LEAK,
     RESOLVED,
     Event,
@@ -38,6 +37,7 @@ from sockguard.records import (
     Summary,
     Verdict,
 )
+from sockguard.guard import Engine
 from sockguard.registry import Registry
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState

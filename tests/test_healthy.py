@@ -17,8 +17,8 @@ import pytest
 from support.ldjson import wait_for
 
 from sockguard.config import load
+from sockguard.findings import Event, Summary
 from sockguard.guard import Engine, Guard
-from sockguard.records import Event, Summary
 
 LEAKY = Path(__file__).parent.parent / "examples" / "leaky_server.py"
 THRESHOLD_S = 60.0

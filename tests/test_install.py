@@ -20,9 +20,10 @@ import pytest
 import sockguard
 from sockguard import guard as guard_module
 from sockguard.config import Config
+from sockguard.findings import Kind
 from sockguard.guard import BorrowedGuard, Guard
 from sockguard.patch import Patch
-from sockguard.records import Kind
+from sockguard.placement import WraptPlacement
 from sockguard.registry import Registry
 
 
@@ -176,7 +177,7 @@ def test_hooks_that_fail_half_way_take_themselves_out():
         depth=8,
         full=True,
         finalizes=True,
-        last_words=lambda sock: (None, None),
+        placement=WraptPlacement(),
         on_failure=print,
     )
     socket.socket.recvmsg = Sabotage()
@@ -415,7 +416,7 @@ def test_names_taken_from_the_module_earlier_stay_the_class():
         assert isinstance(sock, _socket.socket)
 
 
-# -- ssl, imported when it is imported -------------------------------------------------
+# -- ssl, imported after us --------------------------------------------------------------
 
 LATE_SSL = """
 import socket, sys
@@ -425,15 +426,19 @@ for name in [name for name in sys.modules if name.split(".")[0] in ("ssl", "_ssl
 import sockguard
 guard = sockguard.install(level="full", quiet=True)
 assert "ssl" not in sys.modules
+listener = socket.create_server(("127.0.0.1", 0))
 {between}
 import ssl
+plain = socket.create_connection(listener.getsockname())
+context = ssl._create_unverified_context()
+tls = context.wrap_socket(plain, do_handshake_on_connect=False)
 print("read" in vars(ssl.SSLSocket), hasattr(ssl.SSLSocket.read, "__wrapped__"))
 sockguard.uninstall()
 print(hasattr(ssl.SSLSocket.read, "__wrapped__"))
 """
 
 
-def test_ssl_imported_after_the_install_is_hooked_and_unhooked(tmp_path):
+def test_ssl_imported_after_the_install_is_hooked_by_its_first_socket_and_unhooked(tmp_path):
     result = run(LATE_SSL.format(between=""), cwd=tmp_path)
     assert (result.stdout.split(), result.stderr) == (["True", "True", "False"], "")
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import SECOND, a_finding
 
+from sockguard.findings import LEAK, RESOLVED, Kind, Verdict
 from sockguard.leaks import MAX_GROUPS, OTHER, Leaks, is_published
-from sockguard.records import LEAK, RESOLVED, Kind, Verdict
 
 FIRST_AND_DOUBLINGS = [1, 2, 3, 4, 5, 8, 16, 32, 64]
 

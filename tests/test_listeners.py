@@ -15,9 +15,9 @@ from support.builders import a_record, a_tracked
 
 from sockguard import endpoints
 from sockguard.config import Config
+from sockguard.findings import Kind
 from sockguard.guard import Guard
 from sockguard.listeners import MAX_LISTENERS, Listeners
-from sockguard.records import Kind
 from sockguard.registry import Registry
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from sockguard import detector, endpoints
+from sockguard.findings import Kind, Observation
 from sockguard.observers import LostError, build, choose, sock_diag, tcp_info
 from sockguard.observers.epoll import EpollSet
-from sockguard.records import Kind, Observation, SocketRecord
+from sockguard.records import SocketRecord
 from sockguard.tcp import TcpState
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close sends RST, not FIN

@@ -38,8 +38,8 @@ from hypothesis.stateful import (
 from sockguard import guard as guards
 from sockguard import sites
 from sockguard.config import NS_PER_S, Config
+from sockguard.findings import Finding, Kind
 from sockguard.guard import Guard
-from sockguard.records import Finding, Kind
 from sockguard.registry import fileno
 from sockguard.watcher import Watcher
 

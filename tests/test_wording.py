@@ -21,8 +21,8 @@ from support.builders import (
 from sockguard import stderr
 from sockguard.exporters.text import TextExporter
 from sockguard.exporters.wording import duration, leak, place, plural, resolved, summary, trail
+from sockguard.findings import Event, Kind, Verdict
 from sockguard.leaks import MAX_GROUPS, Leaks
-from sockguard.records import Event, Kind, Verdict
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from sockguard.config import Config
-from sockguard.records import Event, Summary
+from sockguard.findings import Event, Summary
 from sockguard.stderr import complain
 
 

@@ -12,16 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sockguard.descriptors import identity, move_high
+from sockguard.findings import RESOLVED, SUMMARY, Event, Finding, GroupTotal, Origin, Summary
 from sockguard.native import original
-from sockguard.records import (
-    RESOLVED,
-    SUMMARY,
-    Event,
-    Finding,
-    GroupTotal,
-    Origin,
-    Summary,
-)
 from sockguard.stacks import Frame
 from sockguard.stderr import complain
 

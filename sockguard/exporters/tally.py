@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sockguard.records import LEAK, Event, Summary
+from sockguard.findings import LEAK, Event, Summary
 
 
 class TallyExporter:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sockguard import stderr
 from sockguard.exporters import wording
-from sockguard.records import LEAK, Event, Summary
+from sockguard.findings import LEAK, Event, Summary
 
 _BOLD: Final = "\x1b[1m"
 _RED: Final = "\x1b[1;31m"

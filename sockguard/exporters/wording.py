@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from sockguard.records import Event, Finding, GroupTotal, Kind, Origin, Summary
+from sockguard.findings import Event, Finding, GroupTotal, Kind, Origin, Summary
 from sockguard.sites import is_application
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState

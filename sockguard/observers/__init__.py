@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from sockguard.findings import Evidence, Observation
 from sockguard.native import original
-from sockguard.records import Evidence, Observation, SocketRecord
+from sockguard.records import SocketRecord
 
 
 class Observer(Protocol):

@@ -8,10 +8,11 @@ from typing import Any
 
 from sockguard import endpoints
 from sockguard.descriptors import identity
+from sockguard.findings import Evidence, Observation
 from sockguard.native import original
 from sockguard.observers import LostError, sock_diag, tcp_info
 from sockguard.observers.epoll import EpollSet
-from sockguard.records import Evidence, Observation, SocketRecord
+from sockguard.records import SocketRecord
 from sockguard.registry import fileno
 
 

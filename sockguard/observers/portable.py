@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from sockguard import endpoints
+from sockguard.findings import Evidence, Observation
 from sockguard.native import original
-from sockguard.records import Evidence, Observation, SocketRecord
+from sockguard.records import SocketRecord
 from sockguard.registry import fileno
 from sockguard.tcp import TcpState
 

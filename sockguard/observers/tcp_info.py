@@ -6,7 +6,8 @@ import _socket
 import struct
 from typing import Any, Final
 
-from sockguard.records import Observation
+from sockguard import endpoints
+from sockguard.findings import Observation
 from sockguard.tcp import TcpState
 
 # Linux, include/uapi/linux/tcp.h. Not socket.TCP_INFO: some builds lack it.
@@ -55,3 +56,8 @@ def read(sock: Any) -> bytes | None:
         return _getsockopt(sock, _socket.IPPROTO_TCP, TCP_INFO, SIZE)
     except (OSError, TypeError):
         return None
+
+
+def last_words(sock: Any) -> tuple[bytes | None, Any]:
+    """Return the ``struct tcp_info`` of ``sock`` and its local address, just before it is freed."""
+    return read(sock), endpoints.raw_local(sock)

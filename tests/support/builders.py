@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from sockguard.detector import Trouble
-from sockguard.records import (
+from sockguard.findings import (
     LEAK,
     RESOLVED,
-    Eof,
     Event,
     Evidence,
     Finding,
@@ -19,10 +18,10 @@ from sockguard.records import (
     Kind,
     Observation,
     Origin,
-    SocketRecord,
     Summary,
     Verdict,
 )
+from sockguard.records import Eof, SocketRecord
 from sockguard.registry import Registry, fileno
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from sockguard import endpoints
-from sockguard.observers import tcp_info
 from sockguard.patch import Patch
+from sockguard.placement import WraptPlacement
 from sockguard.registry import Registry
 
 
@@ -23,8 +22,8 @@ def hooks(*, full: bool = False, depth: int = 32) -> Iterator[Registry]:
         registry,
         depth=depth,
         full=full,
-        last_words=lambda sock: (tcp_info.read(sock), endpoints.raw_local(sock)),
         finalizes=True,
+        placement=WraptPlacement(),
         on_failure=fail,
     )
     patch.place()

@@ -1,0 +1,41 @@
+"""What one process needs to look, apart from the hooks: an observer, a watcher, exporters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from sockguard.config import Config
+from sockguard.exporters import Exporter, exporters_of
+from sockguard.findings import Event
+from sockguard.observers import Observer, build, choose, tcp_info
+from sockguard.registry import Registry
+from sockguard.stderr import complain
+from sockguard.watcher import Watcher
+
+
+class Engine:
+    """Looks when it is told to. A fork makes another."""
+
+    def __init__(self, config: Config, registry: Registry, *, publishes: bool) -> None:
+        self.exporters: list[Exporter] = exporters_of(config) if publishes else []
+        self.observer: Observer = build(choose(config.observer).name)
+        self.watcher = Watcher(config, registry, self.observer, tcp_info.decode, self.publish)
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Give ``events`` to every exporter; one that fails is switched off, and that is said."""
+        self.each(lambda exporter: exporter.export(events))
+
+    def each(self, act: Callable[[Exporter], None]) -> None:
+        for exporter in list(self.exporters):
+            try:
+                act(exporter)
+            except Exception as error:
+                # The host must never pay for our bug; nor may we fail in silence.
+                with suppress(ValueError):
+                    self.exporters.remove(exporter)
+                complain(f"exporter {exporter.name} failed and is switched off: {error}")
+
+    def close(self) -> None:
+        self.each(lambda exporter: exporter.close())
+        self.observer.close()

@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ConfigError": "sockguard.config",
-    "Finding": "sockguard.records",
+    "Finding": "sockguard.findings",
     "Guard": "sockguard.guard",
     "install": "sockguard.guard",
     "uninstall": "sockguard.guard",

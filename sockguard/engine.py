@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from sockguard.config import Config
-from sockguard.exporters import Exporter, exporters_of
+from sockguard.exporters import Exporter
 from sockguard.findings import Event
 from sockguard.observers import Observer, build, choose, tcp_info
 from sockguard.registry import Registry
@@ -17,8 +17,8 @@ from sockguard.watcher import Watcher
 class Engine:
     """Looks when it is told to. A fork makes another."""
 
-    def __init__(self, config: Config, registry: Registry, *, publishes: bool) -> None:
-        self.exporters: list[Exporter] = exporters_of(config) if publishes else []
+    def __init__(self, config: Config, registry: Registry, exporters: list[Exporter]) -> None:
+        self.exporters = exporters
         self.observer: Observer = build(choose(config.observer).name)
         self.watcher = Watcher(config, registry, self.observer, tcp_info.decode, self.publish)
 

@@ -147,10 +147,13 @@ class Guard:
                 raise RuntimeError("this guard has been taken out; install or watch again")
             # after a fork, the watcher and a check may both be first
             if self._engine is None:
-                from sockguard.engine import Engine  # 10 ms, where it may never be needed
+                # Here, for they take 10 ms, and under pytest they are mostly not needed.
+                from sockguard.engine import Engine
+                from sockguard.exporters import exporters_of
 
                 publishes = self._watches if publishes is None else publishes
-                self._engine = Engine(self.config, self._registry, publishes=publishes)
+                exporters = exporters_of(self.config) if publishes else []
+                self._engine = Engine(self.config, self._registry, exporters)
             return self._engine
 
     def _close_engine(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sockguard
-from sockguard import config, heartbeat, leaks, listeners, records, registry, stacks, watcher
+from sockguard import config, findings, heartbeat, leaks, listeners, registry, stacks, watcher
 from sockguard.cli import help_text
 from sockguard.config import OPTIONS, Config
 from sockguard.exporters.json_lines import encode_event, encode_summary
@@ -72,7 +72,7 @@ def test_every_method_that_level_full_stands_in_for_is_named():
 
 
 @pytest.mark.parametrize(
-    ("heading", "members"), [("kind", records.Kind), ("verdict", records.Verdict)]
+    ("heading", "members"), [("kind", findings.Kind), ("verdict", findings.Verdict)]
 )
 def test_every_kind_and_verdict_is_documented(heading, members):
     section = REFERENCE.split("## Kinds and verdicts")[1].split("## Events")[0]
@@ -83,11 +83,11 @@ def test_every_kind_and_verdict_is_documented(heading, members):
 def test_every_event_is_documented():
     documented = rows("## Events")
     documented.pop("event")
-    assert set(documented) == {records.LEAK, records.RESOLVED, records.SUMMARY}
+    assert set(documented) == {findings.LEAK, findings.RESOLVED, findings.SUMMARY}
 
 
 @pytest.fixture
-def finding() -> Iterator[records.Finding]:
+def finding() -> Iterator[findings.Finding]:
     """A real leak, found."""
     with sockguard.watch() as guard, socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
@@ -99,23 +99,23 @@ def finding() -> Iterator[records.Finding]:
             yield found
 
 
-@pytest.mark.parametrize("name", [records.LEAK, records.RESOLVED])
+@pytest.mark.parametrize("name", [findings.LEAK, findings.RESOLVED])
 def test_every_field_of_an_event_is_documented(name, finding):
-    event = records.Event(
+    event = findings.Event(
         name=name, finding=finding, at_ns=finding.at_ns, group_count=1, group_open=1, open_ns=1
     )
-    heading = f"### Fields of `{records.LEAK}` and `{records.RESOLVED}`"
+    heading = f"### Fields of `{findings.LEAK}` and `{findings.RESOLVED}`"
     documented = set(rows(heading)) - {"field"}
-    if name == records.LEAK:
+    if name == findings.LEAK:
         documented.remove("open_s")
     assert set(encode_event(event)) == documented
 
 
 def test_every_field_of_the_summary_is_documented():
-    summary = records.Summary(
+    summary = findings.Summary(
         at_ns=0, groups=(), open_at_exit=(), tracked=0, collected_unclosed=None, cpu_ns=0
     )
-    documented = set(rows(f"### Fields of `{records.SUMMARY}`")) - {"field"}
+    documented = set(rows(f"### Fields of `{findings.SUMMARY}`")) - {"field"}
     assert set(encode_summary(summary)) == documented
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from sockguard import stderr
 from sockguard.config import Config
+from sockguard.engine import Engine
 from sockguard.exporters import Exporter
 from sockguard.exporters.json_lines import JsonLinesExporter, encode_summary
 from sockguard.exporters.tally import TallyExporter
@@ -37,7 +38,6 @@ from sockguard.findings import (
     Summary,
     Verdict,
 )
-from sockguard.guard import Engine
 from sockguard.registry import Registry
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState

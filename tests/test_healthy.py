@@ -17,8 +17,9 @@ import pytest
 from support.ldjson import wait_for
 
 from sockguard.config import load
+from sockguard.engine import Engine
 from sockguard.findings import Event, Summary
-from sockguard.guard import Engine, Guard
+from sockguard.guard import Guard
 
 LEAKY = Path(__file__).parent.parent / "examples" / "leaky_server.py"
 THRESHOLD_S = 60.0

@@ -1,0 +1,288 @@
+"""The first socket of a run: who is at work is found in the midst of it, whatever that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_pytest_hosts import FAILURE, LEAK, project, run
+
+# Each is the whole of a run: what comes first in it is what counts.
+RUNS = {
+    "in a test": (
+        """
+        def test_clean():
+            pass
+
+        def test_leaks():
+            leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in a test's own fixture": (
+        """
+        @pytest.fixture
+        def kept():
+            return leak()
+
+        def test_leaks(kept):
+            pass
+
+        def test_clean():
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in a fixture that is wider": (
+        """
+        @pytest.fixture(scope="module")
+        def client():
+            yield [leak()]
+
+        @pytest.fixture
+        def own(client):
+            pass
+
+        def test_clean(own):
+            pass
+
+        def test_leaks(own):
+            leak()
+
+        def test_is_last_and_leaks_by_the_fixture(client):
+            pass
+        """,
+        {"test_leaks": LEAK, "test_is_last_and_leaks_by_the_fixture": LEAK},
+    ),
+    "in one of two fixtures, the wider of which goes on": (
+        """
+        @pytest.fixture(scope="module")
+        def inner():
+            leak()
+
+        @pytest.fixture(scope="session")
+        def outer(request):
+            leak()
+            yield
+
+        @pytest.fixture(scope="module")
+        def both(request, outer):
+            request.getfixturevalue("inner")
+            leak().close()
+
+        def test_clean(both):
+            pass
+
+        def test_leaks(both):
+            leak()
+
+        def test_is_last_and_leaks_by_two_fixtures(both):
+            pass
+        """,
+        {"test_leaks": LEAK, "test_is_last_and_leaks_by_two_fixtures": LEAK},
+    ),
+    "behind a fixture of an earlier test that opens later": (
+        """
+        class Pool:
+            def __init__(self):
+                self.idle = []
+            def open(self):
+                self.idle.append(leak())
+            def close(self):
+                for sock in self.idle:
+                    sock.close()
+
+        @pytest.fixture(scope="module")
+        def pool(request):
+            pool = Pool()
+            yield pool
+            pool.close()
+
+        @pytest.fixture(scope="module")
+        def asked_for_by_name():
+            pool = Pool()
+            yield pool
+            pool.close()
+
+        def test_clean_before(pool, request):
+            request.getfixturevalue("asked_for_by_name")
+
+        def test_clean_first_socket():
+            leak().close()
+
+        def test_clean_by_the_pool(pool):
+            pool.open()
+
+        def test_clean_by_the_other(request):
+            request.getfixturevalue("asked_for_by_name").open()
+
+        def test_leaks():
+            leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in setup_module": (
+        """
+        def setup_module():
+            global POOL
+            POOL = [socket.socket()]
+
+        def teardown_module():
+            for sock in POOL:
+                sock.close()
+
+        def test_clean():
+            POOL.append(leak())
+
+        def test_leaks():
+            leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "behind setUpClass": (
+        """
+        import unittest
+
+        class TestIt(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls):
+                cls.pool = []
+
+            @classmethod
+            def tearDownClass(cls):
+                for sock in cls.pool:
+                    sock.close()
+
+            def test_clean(self):
+                self.pool.append(leak())
+
+            def test_leaks(self):
+                leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in the end of a fixture": (
+        """
+        @pytest.fixture
+        def notifies():
+            yield
+            leak()
+
+        def test_leaks(notifies):
+            pass
+
+        def test_clean():
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in the end of a fixture that is wider": (
+        """
+        @pytest.fixture(scope="module")
+        def notifies():
+            yield
+            leak()
+
+        def test_clean(notifies):
+            pass
+
+        def test_is_last_and_leaks(notifies):
+            pass
+        """,
+        {"test_is_last_and_leaks": LEAK},
+    ),
+    "in the end of a test that has failed": (
+        """
+        @pytest.fixture
+        def notifies():
+            yield
+            leak()
+
+        def test_fails(notifies):
+            assert False
+        """,
+        {"test_fails": FAILURE},
+    ),
+    "in the end of a test that was to fail, and did not": (
+        """
+        @pytest.fixture
+        def notifies():
+            yield
+            leak()
+
+        @pytest.mark.xfail(strict=True)
+        def test_fails(notifies):
+            pass
+        """,
+        {"test_fails": FAILURE},
+    ),
+    "while a mock stands in its place": (
+        """
+        from unittest import mock
+
+        def test_clean():
+            with mock.patch("socket.socket"):
+                thread = threading.Thread(target=lambda: None)
+                thread.start()
+                thread.join()
+
+        def test_leaks():
+            leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "while a subclass stands in its place": (
+        """
+        def test_clean(monkeypatch):
+            class Mine(socket.socket):
+                pass
+            monkeypatch.setattr(socket, "socket", Mine)
+            Mine().close()
+
+        def test_leaks():
+            leak()
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in a greenlet": (
+        """
+        from greenlet import greenlet
+
+        def test_leaks():
+            greenlet(leak).switch()
+
+        def test_clean():
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "in a thread that nobody saw start": (
+        """
+        import _thread
+
+        def test_leaks():
+            done = threading.Lock()
+            done.acquire()
+            def work():
+                leak()
+                done.release()
+            _thread.start_new_thread(work, ())
+            assert done.acquire(timeout=10)
+
+        def test_clean():
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
+}
+
+
+@pytest.mark.parametrize("where", RUNS)
+@pytest.mark.parametrize("workers", [0, 2], ids=["alone", "by workers"])
+def test_the_first_socket_is_whose_it_is(where, workers, tmp_path: Path):
+    code, expected = RUNS[where]
+    spread = ["-n", str(workers), "--dist", "loadfile"] if workers else []
+    plugins = ("xdist",) if workers else ()
+    done = run(project(tmp_path, test_first=code), "--sockguard", *spread, plugins=plugins)
+    assert done.troubled == expected
+    assert "switched off" not in done.out

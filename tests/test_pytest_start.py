@@ -41,18 +41,43 @@ RUNS = {
 
         @pytest.fixture
         def own(client):
+            return leak()
+
+        def test_leaks_its_own(own):
             pass
 
-        def test_clean(own):
+        def test_clean(client):
             pass
 
-        def test_leaks(own):
+        def test_leaks(client):
             leak()
 
         def test_is_last_and_leaks_by_the_fixture(client):
             pass
         """,
-        {"test_leaks": LEAK, "test_is_last_and_leaks_by_the_fixture": LEAK},
+        {
+            "test_leaks_its_own": LEAK,
+            "test_leaks": LEAK,
+            "test_is_last_and_leaks_by_the_fixture": LEAK,
+        },
+    ),
+    "in a fixture that fails": (
+        """
+        @pytest.fixture(scope="module")
+        def client():
+            leak()
+            raise LookupError
+
+        def test_leaks(client):
+            pass
+
+        def test_is_clean_and_fails(client):
+            pass
+
+        def test_clean():
+            pass
+        """,
+        {"test_leaks": LEAK, "test_is_clean_and_fails": LEAK},
     ),
     "in one of two fixtures, the wider of which goes on": (
         """
@@ -244,6 +269,53 @@ RUNS = {
         """,
         {"test_leaks": LEAK},
     ),
+    "before there are executors": (
+        """
+        def test_clean_first_socket():
+            leak().close()
+
+        @pytest.fixture(scope="module")
+        def executor():
+            from concurrent.futures import ThreadPoolExecutor
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(int).result()
+                yield executor
+
+        def test_leaks(executor):
+            executor.submit(leak).result()
+
+        def test_is_last_and_clean(executor):
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
+    "before there is a runner of anyio's": (
+        """
+        @pytest.fixture(scope="module")
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.fixture(scope="module")
+        async def shared_runner(anyio_backend):
+            yield
+
+        def test_clean_first_socket():
+            leak().close()
+
+        @pytest.mark.anyio
+        async def test_clean(shared_runner):
+            pass
+
+        @pytest.mark.anyio
+        async def test_leaks(shared_runner):
+            leak()
+
+        @pytest.mark.anyio
+        async def test_clean_again(shared_runner):
+            pass
+        """,
+        {"test_leaks": LEAK},
+    ),
     "in a greenlet": (
         """
         from greenlet import greenlet
@@ -282,7 +354,8 @@ RUNS = {
 def test_the_first_socket_is_whose_it_is(where, workers, tmp_path: Path):
     code, expected = RUNS[where]
     spread = ["-n", str(workers), "--dist", "loadfile"] if workers else []
-    plugins = ("xdist",) if workers else ()
+    plugins = ("anyio", "xdist") if workers else ("anyio",)
     done = run(project(tmp_path, test_first=code), "--sockguard", *spread, plugins=plugins)
     assert done.troubled == expected
     assert "switched off" not in done.out
+    assert "outside of tests" not in done.out

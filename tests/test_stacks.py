@@ -12,10 +12,12 @@ import sys
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
 from sockguard import stacks
+from sockguard.pytest_underway import is_host
 from sockguard.stacks import MAX_INTERNED, MAX_RESOLVED, Frame, Stack, StackTable, capture, resolve
 
 Looked = tuple[Stack, traceback.StackSummary]
@@ -68,6 +70,31 @@ def test_a_stack_that_ends_before_the_depth_is_whole(height):
 def test_no_frame_is_an_empty_stack():
     assert capture(None, 32) == ()
     assert resolve(()) == ()
+
+
+def test_a_stack_ends_at_a_frame_of_whoever_runs_the_program():
+    asked = []
+
+    def is_host(frame: FrameType) -> bool:
+        asked.append(frame.f_code.co_name)
+        return len(asked) == 2
+
+    def deep(height: int) -> Stack:
+        return deep(height - 1) if height else capture(sys._getframe(), 64, is_host)
+
+    assert len(deep(30)) == 2 * 16
+    assert asked == ["deep", "deep"]
+
+
+def test_pytest_is_what_runs_these_tests():
+    frame: FrameType | None = sys._getframe()
+    assert not is_host(frame)
+    frame = frame.f_back
+    while frame is not None and not frame.f_code.co_name.startswith("pytest_runtestloop"):
+        assert is_host(frame), frame
+        frame = frame.f_back
+    assert frame is not None
+    assert not is_host(None)
 
 
 # -- every kind of code -----------------------------------------------------------------

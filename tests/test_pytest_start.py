@@ -61,24 +61,6 @@ RUNS = {
             "test_is_last_and_leaks_by_the_fixture": LEAK,
         },
     ),
-    "in a fixture that fails": (
-        """
-        @pytest.fixture(scope="module")
-        def client():
-            leak()
-            raise LookupError
-
-        def test_leaks(client):
-            pass
-
-        def test_is_clean_and_fails(client):
-            pass
-
-        def test_clean():
-            pass
-        """,
-        {"test_leaks": LEAK, "test_is_clean_and_fails": LEAK},
-    ),
     "in one of two fixtures, the wider of which goes on": (
         """
         @pytest.fixture(scope="module")
@@ -320,11 +302,12 @@ RUNS = {
         """
         from greenlet import greenlet
 
-        def test_leaks():
+        @pytest.mark.sockguard(allow=1)
+        def test_clean_by_its_marker():
             greenlet(leak).switch()
 
-        def test_clean():
-            pass
+        def test_leaks():
+            greenlet(leak).switch()
         """,
         {"test_leaks": LEAK},
     ),
@@ -359,3 +342,25 @@ def test_the_first_socket_is_whose_it_is(where, workers, tmp_path: Path):
     assert done.troubled == expected
     assert "switched off" not in done.out
     assert "outside of tests" not in done.out
+
+
+FAILING = """
+    @pytest.fixture(scope="module")
+    def client():
+        leak()
+        raise LookupError
+
+    def test_fails(client):
+        pass
+
+    def test_clean():
+        pass
+"""
+
+
+def test_what_a_failing_fixture_leaks_is_told_with_its_failure(tmp_path: Path):
+    done = run(project(tmp_path, test_first=FAILING), "--sockguard")
+    assert done.troubled == {"test_fails": LEAK}
+    assert (
+        "of       fixture client (module scope)" in done.out.partition("socket leaks teardown")[2]
+    )

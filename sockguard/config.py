@@ -35,6 +35,8 @@ class Config:
     depth: int = 32
     interval: float = 1.0
     observer: str = "auto"
+    otel: str = "auto"
+    otel_omit_addresses: bool = False
     #: Where each value came from that is not the default: for ``doctor``.
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -188,6 +190,13 @@ OPTIONS: Final = (
         _one_of("auto", "epoll", "portable"),
         "how to ask the kernel (auto)",
     ),
+    Option(
+        "otel",
+        "auto|on|off",
+        _one_of("auto", "on", "off"),
+        "OpenTelemetry events and metrics (auto: where an SDK is set up)",
+    ),
+    Option("otel_omit_addresses", None, _truth, "no address in OpenTelemetry events"),
 )
 BY_NAME: Final = {option.name: option for option in OPTIONS}
 

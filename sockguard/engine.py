@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from sockguard.config import Config
-from sockguard.exporters import Exporter
+from sockguard.exporters import Exporter, Meter
 from sockguard.findings import Event
 from sockguard.observers import Observer, build, choose, tcp_info
 from sockguard.registry import Registry
@@ -19,6 +21,9 @@ class Engine:
 
     def __init__(self, config: Config, registry: Registry, exporters: list[Exporter]) -> None:
         self.exporters = exporters
+        self._meters = [exporter for exporter in exporters if isinstance(exporter, Meter)]
+        #: Processor time of the watcher's thread.
+        self.cpu_ns = 0
         self.observer: Observer = build(choose(config.observer).name)
         self.watcher = Watcher(config, registry, self.observer, tcp_info.decode, self.publish)
 
@@ -28,13 +33,32 @@ class Engine:
 
     def each(self, act: Callable[[Exporter], None]) -> None:
         for exporter in list(self.exporters):
-            try:
-                act(exporter)
-            except Exception as error:
-                # The host must never pay for our bug; nor may we fail in silence.
-                with suppress(ValueError):
-                    self.exporters.remove(exporter)
-                complain(f"exporter {exporter.name} failed and is switched off: {error}")
+            self._guarded(exporter, act)
+
+    def _guarded(self, exporter: Exporter, act: Callable[[Any], None]) -> None:
+        try:
+            act(exporter)
+        except Exception as error:
+            # The host must never pay for our bug; nor may we fail in silence.
+            with suppress(ValueError):
+                self.exporters.remove(exporter)
+            complain(f"exporter {exporter.name} failed and is switched off: {error}")
+
+    def tick(self) -> None:
+        """Look once, publish, give readings to who meters. In the watcher's thread."""
+        began = time.thread_time_ns()
+        try:
+            self.watcher.tick()
+            for exporter in list(self.exporters):
+                if exporter in self._meters:
+                    self._guarded(exporter, self._read)
+        finally:
+            self.cpu_ns += time.thread_time_ns() - began
+
+    def _read(self, meter: Meter) -> None:
+        if meter.wants_reading():
+            states = meter.wants_states()
+            meter.measure(self.watcher.reading(with_states=states, cpu_ns=self.cpu_ns))
 
     def close(self) -> None:
         self.each(lambda exporter: exporter.close())

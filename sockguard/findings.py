@@ -7,9 +7,9 @@ something is to pay.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
@@ -70,6 +70,7 @@ class Origin:
     task: str | None = None
     trace_id: str | None = None
     span_id: str | None = None
+    trace_flags: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,3 +175,18 @@ class Summary:
     @property
     def leaked(self) -> int:
         return sum(group.count for group in self.groups)
+
+
+class Reading(NamedTuple):
+    """The watcher's numbers of now, for metrics."""
+
+    #: Findings so far, by fingerprint and kind.
+    leaks: Mapping[tuple[str, Kind], int]
+    #: Sockets closed since the last reading whose peer had closed before: nanoseconds from
+    #: its FIN, and whether it had been a leak.
+    closed: Sequence[tuple[int, bool]]
+    #: Processor time of the watcher's thread.
+    cpu_ns: int
+    #: Open stream sockets by state (``None``: it has none, or it is unknown), if counted.
+    states: Mapping[TcpState | None, int] | None = None
+    states_cost_ns: int = 0

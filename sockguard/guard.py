@@ -73,6 +73,7 @@ class Guard:
         self._engine: Engine | None = None
         self._building: Any = original("_thread", "RLock")()
         self._ended = False
+        self._providers: Any = None
         self._multiprocessing = False
         #: One item while no thread runs, and the next socket or collection is to start it
         #: (after a fork). A list, because `pop` is atomic: only one gets to.
@@ -98,6 +99,19 @@ class Guard:
     def records(self) -> list[SocketRecord]:
         """Return the records of all open sockets, also of those that a later object hides."""
         return [record for record, _ in self._registry.live()]
+
+    def tell_providers(self, *, logger_provider: Any = None, meter_provider: Any = None) -> None:
+        """Have OpenTelemetry events and metrics go there, not to the global providers.
+
+        ``None`` is the global one. Any thread, any time.
+        """
+        from sockguard.exporters.otel import OtelExporter, Providers
+
+        self._providers = Providers(logger_provider, meter_provider)
+        with self._building:
+            for exporter in [] if self._engine is None else self._engine.exporters:
+                if isinstance(exporter, OtelExporter):
+                    exporter.providers = self._providers
 
     # -- life --------------------------------------------------------------------------
 
@@ -135,7 +149,7 @@ class Guard:
             return  # a fork that opened no socket: it has no record to close
         try:
             engine = self._the_engine(publishes=True)
-            engine.watcher.tick()
+            engine.tick()
             summary = engine.watcher.summarize()
             engine.each(lambda exporter: exporter.summarize(summary))
         except Exception as error:
@@ -152,7 +166,7 @@ class Guard:
                 from sockguard.exporters import exporters_of
 
                 publishes = self._watches if publishes is None else publishes
-                exporters = exporters_of(self.config) if publishes else []
+                exporters = exporters_of(self.config, self._providers) if publishes else []
                 self._engine = Engine(self.config, self._registry, exporters)
             return self._engine
 
@@ -163,13 +177,13 @@ class Guard:
             engine.close()
 
     def _tick(self) -> None:
-        watcher = self._the_engine().watcher
-        watcher.tick()
-        due_ns = watcher.due_in_ns()
+        engine = self._the_engine()
+        engine.tick()
+        due_ns = engine.watcher.due_in_ns()
         if due_ns is not None and due_ns < SOON_NS:
             # Too late at the next tick by its own work: a finding comes within one interval.
             original("time", "sleep")(due_ns / NS_PER_S)
-            watcher.tick()
+            engine.tick()
 
     def _sleep(self) -> None:
         """Have the next socket wake the watcher, whose thread does not run now."""
@@ -287,6 +301,8 @@ def install(
     depth: int | None = None,
     interval: float | None = None,
     observer: str | None = None,
+    otel: str | None = None,
+    otel_omit_addresses: bool | None = None,
 ) -> Guard:
     """Put this process under guard; a second call keeps the first, and warns if it differs.
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from sockguard.interrupts import deliver_later, is_programs
 from sockguard.native import socket_class
-from sockguard.records import SocketRecord
+from sockguard.records import TELEMETRY, SocketRecord
 from sockguard.registry import Collected, Registry, fileno
 from sockguard.stacks import capture
 
@@ -101,14 +101,21 @@ def thread_name() -> str | None:
 
 
 def span_context() -> Any:
-    """Return the active span's context, where OpenTelemetry is loaded and a span is active."""
+    """Return the active span's context, where OpenTelemetry is loaded and a span is active.
+
+    ``TELEMETRY`` where an SDK exports: it says so, that its own calls be not traced.
+    """
     trace = _modules.get("opentelemetry.trace")
     current = getattr(trace, "get_current_span", None)  # None in the midst of its import
     if current is None:
         return None
     try:
-        context = current().get_span_context()
-        return context if context.is_valid else None
+        api = _modules["opentelemetry.context"]
+        context = api.get_current()
+        if context.get(getattr(api, "_SUPPRESS_INSTRUMENTATION_KEY", None)):
+            return TELEMETRY
+        span = current(context).get_span_context()
+        return span if span.is_valid else None
     except Exception as error:  # a span of somebody's own: its bug costs the span only
         if is_programs(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +25,8 @@ class Leaks:
 
     def __init__(self) -> None:
         self._groups: dict[str, Leak] = {}
+        #: Findings so far, by group and kind: a group may have more than one.
+        self.counts: Counter[tuple[str, Kind]] = Counter()
 
     def _group(self, finding: Finding) -> Leak:
         name = finding.fingerprint
@@ -39,6 +42,7 @@ class Leaks:
         """Count a new finding; return its event unless the group has said enough."""
         group = self._group(finding)
         group.count += 1
+        self.counts[group.fingerprint, finding.kind] += 1
         group.open += finding.kind is not Kind.COLLECTED  # that one is gone already
         group.last_seen_ns = finding.at_ns
         if not is_published(group.count):

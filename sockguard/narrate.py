@@ -9,8 +9,8 @@ from typing import Any
 from sockguard import detector
 from sockguard.detector import Trouble
 from sockguard.findings import Evidence, Finding, Origin
-from sockguard.records import SocketRecord
-from sockguard.sites import fingerprint, is_ours
+from sockguard.records import TELEMETRY, SocketRecord
+from sockguard.sites import fingerprint, is_ours, is_telemetry_frame
 from sockguard.stacks import Frame, Stack, resolve
 
 
@@ -20,13 +20,14 @@ def _words(stack: Stack | None, depth: int) -> tuple[Frame, ...]:
 
 def origin(record: SocketRecord, depth: int) -> Origin:
     """Return who made the socket, in words."""
-    span: Any = record.span
+    span: Any = None if record.span is TELEMETRY else record.span
     return Origin(
         stack=_words(record.stack, depth),
         thread=record.thread,
         task=record.task,
         trace_id=None if span is None else f"{span.trace_id:032x}",
         span_id=None if span is None else f"{span.span_id:016x}",
+        trace_flags=None if span is None else int(span.trace_flags),
     )
 
 
@@ -71,6 +72,11 @@ def finding(
         eof=_eof(record, depth),
         listener=opened,
     )
+
+
+def is_telemetry(record: SocketRecord, finding: Finding) -> bool:
+    """Tell a socket by which telemetry is exported: by its context, else by its stack."""
+    return record.span is TELEMETRY or any(map(is_telemetry_frame, finding.created.stack))
 
 
 def is_ignored(case: Finding, patterns: Sequence[re.Pattern[str]]) -> bool:

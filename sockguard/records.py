@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sockguard.stacks import Stack
 
@@ -26,6 +26,10 @@ class Eof:
         self.task = task
 
 
+#: In ``span``: made while telemetry is exported, which is no business of the program's.
+TELEMETRY: Final = "telemetry"
+
+
 class SocketRecord(_SocketRef):
     """One tracked socket: a weak reference to it, with what was noted when it was made.
 
@@ -43,7 +47,7 @@ class SocketRecord(_SocketRef):
         "previous",  # SocketRecord: another object on the same descriptor, made before
         "seen",  # bool: the watcher has adopted it, or found it gone
         "serial",
-        "span",  # OpenTelemetry's SpanContext
+        "span",  # OpenTelemetry's SpanContext, or TELEMETRY
         "stack",
         "task",
         "thread",

@@ -17,16 +17,28 @@ from sockguard.cases import Case, note_peer
 from sockguard.config import Config
 from sockguard.descriptors import Identity, identity
 from sockguard.detector import Trouble
-from sockguard.findings import Event, Evidence, Finding, GroupTotal, Observation, Summary
+from sockguard.findings import (
+    Event,
+    Evidence,
+    Finding,
+    GroupTotal,
+    Kind,
+    Observation,
+    Reading,
+    Summary,
+)
 from sockguard.leaks import Leaks
 from sockguard.listeners import Listeners
 from sockguard.native import original
 from sockguard.observers import LostError, Observer
-from sockguard.records import SocketRecord
+from sockguard.records import TELEMETRY, SocketRecord
 from sockguard.registry import Collected, Registry, alive, reachable
 from sockguard.sites import culprit
 from sockguard.stacks import StackTable
+from sockguard.tcp import TcpState
 
+# Ends of CLOSE_WAIT that nobody has read yet: the newest, not more.
+MAX_CLOSED: Final = 10_000
 # Sockets freed unclosed that `check` may still ask for: the newest, not more.
 MAX_BURIED: Final = 1000
 
@@ -67,6 +79,7 @@ class Watcher:
         self._unpublished: list[Event] = []
         self._dying: dict[SocketRecord, Collected] = {}
         self._collected = 0
+        self._closed: deque[tuple[int, bool]] = deque(maxlen=MAX_CLOSED)
         self.leaks: Final = Leaks()
         #: Processor time spent in looks, whoever's thread it was.
         self.cpu_ns = 0
@@ -165,6 +178,25 @@ class Watcher:
             coverage={"python": registry.tracked(), "adapter": 0, "native": None},
             cpu_ns=self.cpu_ns,
         )
+
+    def reading(self, *, with_states: bool, cpu_ns: int) -> Reading:
+        """Return the numbers of now. ``with_states`` asks the kernel: 2 µs a socket."""
+        states: Counter[TcpState | None] | None = None
+        began = time.perf_counter_ns()
+        with self._looking():
+            if with_states:
+                states = Counter(
+                    seen.state
+                    for record, sock in self._registry.live()
+                    if record.span is not TELEMETRY
+                    and endpoints.is_stream(sock)
+                    and (seen := self._observer.observe(sock, record)) is not None
+                )
+            closed = list(self._closed)
+            self._closed.clear()
+            leaks = dict(self.leaks.counts)
+        cost_ns = time.perf_counter_ns() - began
+        return Reading(leaks, closed, cpu_ns, states, cost_ns)
 
     # -- the tick, step by step --------------------------------------------------------
 
@@ -327,6 +359,8 @@ class Watcher:
     def _end(self, case: Case, now: int) -> None:
         """The socket is closed, or well again."""
         self._cases.pop(case.record.serial, None)
+        if case.trouble.kind is Kind.PEER_CLOSED:
+            self._closed.append((now - case.trouble.fin_ns, case.finding is not None))
         if case.finding is not None:
             self._cases.pop(case.finding.serial, None)
             self._leaking.pop(case.identity, None)
@@ -355,7 +389,7 @@ class Watcher:
         finding = narrate.finding(
             record, trouble, evidence, listener, depth=self._config.depth, now_ns=now
         )
-        if not narrate.is_ignored(finding, self._ignore):
+        if not (narrate.is_ignored(finding, self._ignore) or narrate.is_telemetry(record, finding)):
             return finding
         if record.serial in self._cases:
             self._cases[record.serial].spared = True

@@ -22,6 +22,8 @@ BAD = {
     "depth": ["0", "-1", "1025", "deep"],
     "interval": ["0", "0.01", "nan", "1e12"],
     "observer": ["kqueue", ""],
+    "otel": ["maybe", "1"],
+    "otel_omit_addresses": ["some", "2"],
 }
 GOOD = {
     "threshold": [("0", 0.0), ("2.5", 2.5), (3, 3.0)],
@@ -33,6 +35,8 @@ GOOD = {
     "depth": [("1", 1), (1024, 1024)],
     "interval": [("0.05", 0.05)],
     "observer": [("portable", "portable")],
+    "otel": [("on", "on"), ("off", "off")],
+    "otel_omit_addresses": [("1", True), ("no", False)],
 }
 FILE_CASES = [
     ("threshold = 'abc'", "threshold=abc"),

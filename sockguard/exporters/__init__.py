@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sockguard.config import Config
-from sockguard.findings import Event, Summary
+from sockguard.findings import Event, Reading, Summary
 from sockguard.stderr import complain
 
 
@@ -29,8 +29,25 @@ class Exporter(Protocol):
         """Give back what is held."""
 
 
-def exporters_of(config: Config) -> list[Exporter]:
-    """Return what the configuration asks for, loaded now. What can't begin is said."""
+@runtime_checkable
+class Meter(Protocol):
+    """An exporter that takes readings too, after each tick. Watcher thread."""
+
+    def wants_reading(self) -> bool:
+        """Tell whether there is anybody to read. Asked at each tick."""
+
+    def wants_states(self) -> bool:
+        """Tell whether the states of all sockets are to be in the next reading."""
+
+    def measure(self, reading: Reading) -> None:
+        """Take the numbers of now."""
+
+
+def exporters_of(config: Config, providers: Any = None) -> list[Exporter]:
+    """Return what the configuration asks for, loaded now. What can't begin is said.
+
+    ``providers``: of OpenTelemetry, where the global ones are not meant.
+    """
     from sockguard.exporters.text import TextExporter
 
     exporters: list[Exporter] = []
@@ -43,6 +60,16 @@ def exporters_of(config: Config) -> list[Exporter]:
             exporters.append(JsonLinesExporter(config.output, config.output_limit))
         except OSError as error:
             complain(f"no JSON Lines are written: {error}")
+    if config.otel != "off":
+        from sockguard.exporters.otel import OtelExporter, Providers
+
+        exporters.append(
+            OtelExporter(
+                always=config.otel == "on",
+                omits_addresses=config.otel_omit_addresses,
+                providers=providers or Providers(),
+            )
+        )
     tally = os.environ.get("SOCKGUARD_TALLY")
     if tally:
         from sockguard.exporters.tally import TallyExporter

@@ -7,11 +7,11 @@ import datetime
 import json
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sockguard.descriptors import identity, move_high
+from sockguard.exporters.clock import unix_ns
 from sockguard.findings import RESOLVED, SUMMARY, Event, Finding, GroupTotal, Origin, Summary
 from sockguard.native import original
 from sockguard.stacks import Frame
@@ -30,9 +30,9 @@ _LOCK_PAUSE_S: Final = 0.005
 
 def wall_time(at_ns: int) -> str:
     """Return the wall-clock time of a monotonic one, RFC 3339 in UTC."""
-    unix_ns = time.time_ns() - (time.monotonic_ns() - at_ns)
-    moment = datetime.datetime.fromtimestamp(unix_ns // _NS_PER_S, datetime.timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ns % _NS_PER_S // 1000:06d}Z"
+    seconds, ns = divmod(unix_ns(at_ns), _NS_PER_S)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns // 1000:06d}Z"
 
 
 def _seconds(ns: int) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sockguard.findings import Event, Finding, GroupTotal, Kind, Origin, Summary
-from sockguard.sites import is_application
+from sockguard.sites import culprit, is_application
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
 
@@ -127,6 +127,16 @@ def leak(event: Event, fresh: int, pid: int | None) -> list[str]:
     lines += _rows("why", [f"{finding.why} ({finding.verdict.value})"])
     lines += _rows("next", [finding.advice])
     return lines
+
+
+def sentence(event: Event) -> str:
+    """Return an event in one line that names no address."""
+    finding = event.finding
+    frame = culprit(finding.created.stack)
+    where = "at an unknown place" if frame is None else f"at {place(frame)}"
+    if event.open_ns is not None:
+        return f"closed after all, {duration(event.open_ns)} after the peer; opened {where}"
+    return f"{_HEADLINE[finding.kind]}: open for {duration(finding.since_fin_ns)}, opened {where}"
 
 
 def resolved(event: Event) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 TOPICS: Final = (
-    "creation", "reads", "connections", "watcher", "memory", "startup", "plugin", "servers",
+    "creation", "reads", "connections", "watcher", "memory", "startup", "plugin", "telemetry",
+    "servers",
 )  # fmt: skip
 _NAME_WIDTH: Final = 58
 

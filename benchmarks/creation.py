@@ -42,7 +42,8 @@ def _make_many(frames: int, count: int) -> None:
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).close()
 
 
-def _standing_frames(count: int) -> None:
+def standing_frames(count: int) -> None:
+    """Make ``count`` sockets, ``FRAMES`` deep."""
     _make_many(FRAMES - _standing(), count)
 
 
@@ -74,7 +75,7 @@ def rows(*, quick: bool) -> list[Row]:
     bound: dict[str, float] = {"at_most": BOUND_NS}
     created = [
         more(f"creating a socket, {FRAMES} frames deep, {level}", "ns",
-             _pairs(_standing_frames, level, pairs), **bound)
+             _pairs(standing_frames, level, pairs), **bound)
         for level in LEVELS
     ]  # fmt: skip
     return [

@@ -100,22 +100,42 @@ def thread_name() -> str | None:
     return None if thread is None else thread._name  # noqa: SLF001
 
 
+#: What is asked for the span of now, once OpenTelemetry is loaded.
+_telemetry: tuple[Callable[[], Any], object, object] | None = None
+
+
+def _meet_telemetry() -> tuple[Callable[[], Any], object, object] | None:
+    global _telemetry
+    api, trace = _modules.get("opentelemetry.context"), _modules.get("opentelemetry.trace")
+    get_current = getattr(api, "get_current", None)
+    # In the midst of their import they have none of these.
+    if get_current is None or not hasattr(trace, "get_current_span"):
+        return None
+    # Not `get_current_span()`: to look both things up in one context is 300 ns less.
+    in_context = getattr(_modules.get("opentelemetry.trace.propagation"), "_SPAN_KEY", None)
+    _telemetry = (get_current, getattr(api, "_SUPPRESS_INSTRUMENTATION_KEY", None), in_context)
+    return _telemetry
+
+
 def span_context() -> Any:
     """Return the active span's context, where OpenTelemetry is loaded and a span is active.
 
     ``TELEMETRY`` where an SDK exports: it says so, that its own calls be not traced.
     """
-    trace = _modules.get("opentelemetry.trace")
-    current = getattr(trace, "get_current_span", None)  # None in the midst of its import
-    if current is None:
+    known = _telemetry or _meet_telemetry()
+    if known is None:
         return None
+    get_current, suppressed, in_context = known
     try:
-        api = _modules["opentelemetry.context"]
-        context = api.get_current()
-        if context.get(getattr(api, "_SUPPRESS_INSTRUMENTATION_KEY", None)):
+        context = get_current()
+        if not context:
+            return None
+        if context.get(suppressed):
             return TELEMETRY
-        span = current(context).get_span_context()
-        return span if span.is_valid else None
+        if (span := context.get(in_context)) is None:
+            return None
+        span_context = span.get_span_context()
+        return span_context if span_context.is_valid else None
     except Exception as error:  # a span of somebody's own: its bug costs the span only
         if is_programs(error):
             raise

@@ -22,7 +22,6 @@ from sockguard.findings import (
     Evidence,
     Finding,
     GroupTotal,
-    Kind,
     Observation,
     Reading,
     Summary,
@@ -31,14 +30,12 @@ from sockguard.leaks import Leaks
 from sockguard.listeners import Listeners
 from sockguard.native import original
 from sockguard.observers import LostError, Observer
-from sockguard.records import TELEMETRY, SocketRecord
+from sockguard.readings import Readings
+from sockguard.records import SocketRecord
 from sockguard.registry import Collected, Registry, alive, reachable
 from sockguard.sites import culprit
 from sockguard.stacks import StackTable
-from sockguard.tcp import TcpState
 
-# Ends of CLOSE_WAIT that nobody has read yet: the newest, not more.
-MAX_CLOSED: Final = 10_000
 # Sockets freed unclosed that `check` may still ask for: the newest, not more.
 MAX_BURIED: Final = 1000
 
@@ -79,8 +76,8 @@ class Watcher:
         self._unpublished: list[Event] = []
         self._dying: dict[SocketRecord, Collected] = {}
         self._collected = 0
-        self._closed: deque[tuple[int, bool]] = deque(maxlen=MAX_CLOSED)
         self.leaks: Final = Leaks()
+        self._readings: Final = Readings(registry, observer, self.leaks)
         #: Processor time spent in looks, whoever's thread it was.
         self.cpu_ns = 0
 
@@ -181,22 +178,8 @@ class Watcher:
 
     def reading(self, *, with_states: bool, cpu_ns: int) -> Reading:
         """Return the numbers of now. ``with_states`` asks the kernel: 2 µs a socket."""
-        states: Counter[TcpState | None] | None = None
-        began = time.perf_counter_ns()
         with self._looking():
-            if with_states:
-                states = Counter(
-                    seen.state
-                    for record, sock in self._registry.live()
-                    if record.span is not TELEMETRY
-                    and endpoints.is_stream(sock)
-                    and (seen := self._observer.observe(sock, record)) is not None
-                )
-            closed = list(self._closed)
-            self._closed.clear()
-            leaks = dict(self.leaks.counts)
-        cost_ns = time.perf_counter_ns() - began
-        return Reading(leaks, closed, cpu_ns, states, cost_ns)
+            return self._readings.take(with_states=with_states, cpu_ns=cpu_ns)
 
     # -- the tick, step by step --------------------------------------------------------
 
@@ -359,8 +342,7 @@ class Watcher:
     def _end(self, case: Case, now: int) -> None:
         """The socket is closed, or well again."""
         self._cases.pop(case.record.serial, None)
-        if case.trouble.kind is Kind.PEER_CLOSED:
-            self._closed.append((now - case.trouble.fin_ns, case.finding is not None))
+        self._readings.note_end(case, now)
         if case.finding is not None:
             self._cases.pop(case.finding.serial, None)
             self._leaking.pop(case.identity, None)

@@ -47,7 +47,9 @@ class Judge:
         self._guard = sockets.guard
         self._guard.examine(())  # all that is needed to look is loaded now, or never
         #: What objects complained of when our collection freed them.
-        self._stirred: list[str] = []
+        self._stirred: list[tuple[str, bool]] = []
+        #: Such of others, where it is an error: for the end of the run.
+        self._others: list[str] = []
 
     # -- finding -----------------------------------------------------------------------
 
@@ -61,7 +63,7 @@ class Judge:
         """
         found = self.leaking_now(owners, live)
         if found:
-            _collect(self._stirred)
+            _collect(self._stirred, self._descriptors(owners))
             found = self._settle([entry for entry, _ in found], settle)
         return found
 
@@ -71,6 +73,10 @@ class Judge:
         entries = self._ledger.open()
         mine = [entry for entry in entries if wanted is None or id(entry.owner) in wanted]
         return self._give_away(self._examine(mine), live)
+
+    def _descriptors(self, owners: Iterable[Owner] | None) -> set[int]:
+        wanted = set(map(id, owners or ()))
+        return {entry.record.fd for entry in self._ledger.open() if id(entry.owner) in wanted}
 
     @staticmethod
     def not_ignored(found: Found, settings: Settings) -> list[Finding]:
@@ -163,15 +169,30 @@ class Judge:
         return len(pairs)
 
     def complaint(self) -> pytest.PytestWarning | None:
-        """Give out what our collection stirred up, as pytest does; return it if it is an error."""
+        """Give out what our collection stirred up, as pytest does.
+
+        Return it if it is an error and this test's. An error of anybody else's garbage fails no
+        test: it waits for ``end``, where pytest itself collects and tells.
+        """
         failure = None
         while self._stirred:
-            text = self._stirred.pop(0)
+            text, is_own = self._stirred.pop(0)
             try:
                 warnings.warn(pytest.PytestUnraisableExceptionWarning(text), stacklevel=2)
             except pytest.PytestWarning as error:
-                failure = failure or error
+                if is_own:
+                    failure = failure or error
+                else:
+                    self._others.append(text)
         return failure
+
+    def end(self) -> None:
+        """Tell what was nobody's, as pytest does when it ends: an error is raised."""
+        texts = [*self._others, *(text for text, _ in self._stirred)]
+        self._others.clear()
+        self._stirred.clear()
+        for text in texts:
+            warnings.warn(pytest.PytestUnraisableExceptionWarning(text), stacklevel=2)
 
 
 def site(findings: list[Finding]) -> str:
@@ -220,10 +241,11 @@ def _closing() -> Iterator[Callable[[float], object]]:
         placement.remove()
 
 
-def _collect(stirred: list[str]) -> None:
+def _collect(stirred: list[tuple[str, bool]], own: set[int]) -> None:
     """Collect garbage; put what objects complain of at their end into ``stirred``.
 
-    pytest would tell it of the next test, where it fails under ``-W error``.
+    With it, whether the object is a socket with a descriptor of ``own``. pytest would tell
+    it of the next test, where it fails under ``-W error``.
     """
 
     def note(unraisable: Any) -> None:
@@ -231,7 +253,9 @@ def _collect(stirred: list[str]) -> None:
             unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback
         )
         head = unraisable.err_msg or "Exception ignored in"
-        stirred.append(f"{head}: {unraisable.object!r}\n\n{''.join(told)}")
+        thing = unraisable.object
+        is_own = isinstance(thing, socket_class()) and thing.fileno() in own
+        stirred.append((f"{head}: {thing!r}\n\n{''.join(told)}", is_own))
 
     before, sys.unraisablehook = sys.unraisablehook, note
     try:

@@ -89,6 +89,8 @@ class Session:
         if self._tripwire is not None:
             self._tripwire.remove()
         self._close()
+        if self._judge is not None:
+            self._judge.end()
 
     def _close(self) -> None:
         sockets, self._sockets = self._sockets, None

@@ -115,7 +115,8 @@ class Starters:
     def _runner_hook(self, original: Method) -> Any:
         lineage = self._lineage
 
-        def _call_in_runner_task(runner: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+        # By position only, as anyio has it: the test's own parameters may have these names.
+        def _call_in_runner_task(runner: Any, func: Any, /, *args: Any, **kwargs: Any) -> Any:
             owner = lineage.current()
 
             async def in_task(*args: Any, **kwargs: Any) -> Any:

@@ -331,6 +331,14 @@ def test_each_metric_has_its_unit_and_values(sdk):
     assert {p.explicit_bounds for p in points} == {otel.BUCKETS_S}
 
 
+def test_a_state_that_has_no_socket_any_more_is_told_as_none(sdk):
+    exporter = sdk.exporter()
+    measure(exporter, a_reading(states={TcpState.CLOSE_WAIT: 2}))
+    sdk.metrics()
+    measure(exporter, a_reading(states={TcpState.LISTEN: 1}))
+    assert sdk.values("sockguard.socket.count") == {("close_wait",): 0, ("listen",): 1}
+
+
 def test_descriptors_are_counted_and_their_limit_told(sdk):
     import os
     import resource

@@ -222,6 +222,27 @@ def test_a_timeout_stays_one_failure_and_restricted_sockets_are_judged(tmp_path)
     assert "in test_hangs_and_leaks\n" in done.out.partition("socket leaks teardown")[2]
 
 
+ANYIO = """
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize("func, runner, owner, original, args, kwargs", [(1, 2, 3, 4, 5, 6)])
+    async def test_clean_with_any_name(func, runner, owner, original, args, kwargs):
+        assert (func, runner, owner, original, args, kwargs) == (1, 2, 3, 4, 5, 6)
+
+    @pytest.mark.anyio
+    async def test_leaks():
+        leak()
+"""
+
+
+def test_parameters_of_anyios_tests_may_have_any_name(tmp_path):
+    done = run(project(tmp_path, test_anyio=ANYIO), "--sockguard", plugins=("anyio",))
+    assert done.troubled == {"test_leaks": LEAK}
+
+
 # A time limit strikes while the first socket, or the first one left open, has more of us loaded.
 STRIKES = """
     import sys

@@ -443,6 +443,41 @@ def test_what_our_collection_frees_is_told_of_the_test_that_left_it(tmp_path):
     assert done.counts == {"passed": 4, "error": 1, "socket leak": 1}
 
 
+LITTERS = """
+    import gc
+    import time
+    gc.collect()
+    gc.disable()  # only ours comes
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+    def test_clean_but_litters():
+        Cycle().sock = socket.socket()
+
+    def test_clean_and_slow_to_close():
+        let_go = threading.Event()
+        listener = socket.create_server(("127.0.0.1", 0))
+        def serve():
+            with listener, listener.accept()[0]:
+                let_go.wait()
+                time.sleep(0.1)  # the settle time is what this is about
+        threading.Thread(target=serve).start()
+        socket.create_connection(listener.getsockname()).close()
+        let_go.set()
+"""
+
+
+def test_what_another_test_dropped_fails_no_test_where_our_collection_frees_it(tmp_path):
+    project(tmp_path, ini="filterwarnings = error\n", test_litters=LITTERS)
+    for switch in ("--no-sockguard", "--sockguard"):
+        done = run(tmp_path, switch, "--sockguard-settle=5")
+        assert done.troubled == {}
+        told = done.out + done.err
+        assert (done.code, "ResourceWarning: unclosed" in told) == (1, True), (switch, told)
+
+
 def test_pytest_blames_the_same_test_where_the_test_itself_collects(tmp_path):
     ini = "filterwarnings = error\n"
     project(tmp_path, ini=ini, test_warns=WARNS.replace("# here", "gc.collect()"))

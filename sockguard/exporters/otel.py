@@ -23,6 +23,7 @@ from sockguard.exporters.clock import unix_ns
 from sockguard.findings import LEAK, Event, Origin, Reading, Summary
 from sockguard.leaks import OTHER
 from sockguard.stderr import complain
+from sockguard.tcp import TcpState
 
 SCOPE: Final = "sockguard"
 VERSION: Final = sys.modules["sockguard"].__version__
@@ -134,6 +135,7 @@ class OtelExporter:
         self._dropped = {"rate": 0, "error": 0}
         self._reading: Reading | None = None
         self._fingerprints: set[str] = set()
+        self._states_seen: set[TcpState | None] = set()
         self._descriptors: int | None = None
         self._wants_states = True
         self._count_at_ns = 0
@@ -245,7 +247,9 @@ class OtelExporter:
     def states(self) -> Observed:
         self._wants_states = True
         states = self._reading.states if self._reading is not None else None
-        for state, count in (states or {}).items():
+        self._states_seen.update(states or ())
+        for state in self._states_seen:  # one that has none now is told as 0, not left as it was
+            count = (states or {}).get(state, 0)
             yield count, {} if state is None else {"network.connection.state": state.value}
 
     def leaks(self) -> Observed:

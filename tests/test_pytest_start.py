@@ -333,15 +333,20 @@ RUNS = {
 
 
 @pytest.mark.parametrize("where", RUNS)
-@pytest.mark.parametrize("workers", [0, 2], ids=["alone", "by workers"])
-def test_the_first_socket_is_whose_it_is(where, workers, tmp_path: Path):
+def test_the_first_socket_is_whose_it_is(where, tmp_path: Path):
     code, expected = RUNS[where]
-    spread = ["-n", str(workers), "--dist", "loadfile"] if workers else []
-    plugins = ("anyio", "xdist") if workers else ("anyio",)
-    done = run(project(tmp_path, test_first=code), "--sockguard", *spread, plugins=plugins)
+    done = run(project(tmp_path, test_first=code), "--sockguard", plugins=("anyio",))
     assert done.troubled == expected
     assert "switched off" not in done.out
     assert "outside of tests" not in done.out
+
+
+@pytest.mark.parametrize("where", ["in a fixture that is wider", "in setup_module"])
+def test_the_first_socket_of_a_worker_is_whose_it_is(where, tmp_path: Path):
+    code, expected = RUNS[where]
+    words = ["--sockguard", "-n", "2", "--dist", "loadfile"]
+    done = run(project(tmp_path, test_first=code), *words, plugins=("xdist",))
+    assert done.troubled == expected
 
 
 FAILING = """

@@ -138,7 +138,7 @@ def test_a_leak_that_ended_is_information(sdk):
 
 
 # The SDK of 1.37 warns of itself.
-@pytest.mark.filterwarnings("ignore:LogRecord init:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:LogRecord init:UserWarning")
 def test_an_event_has_the_span_that_made_the_socket_and_not_the_one_of_now(sdk):
     created = an_origin(
         trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331", trace_flags=1

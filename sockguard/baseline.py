@@ -10,9 +10,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 VERSION: Final = 1
 
@@ -21,11 +20,10 @@ class BaselineError(ValueError):
     """A file that can't be used: one sentence that names it and the cure."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """How many sockets of one fingerprint, and where they are opened, for the reader."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of that name
     site: str
 
 

@@ -13,17 +13,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from sockguard import afterfork, stderr
 from sockguard.config import NS_PER_S, Config, load, working_folder
 from sockguard.heartbeat import EXIT_PATIENCE_S, FORK_PATIENCE_S, Heartbeat
+from sockguard.hooks import Capture
 from sockguard.native import original
 from sockguard.patch import Patch
 from sockguard.placement import Placement, WraptPlacement
 from sockguard.records import SocketRecord
 from sockguard.registry import Registry
+from sockguard.stacks import capture
 from sockguard.stderr import complain
 
 if TYPE_CHECKING:
@@ -44,13 +45,12 @@ class Guard:
         watches: bool,
         finalizes: bool = False,
         placement: Placement | None = None,
-        is_host: Callable[[FrameType], bool] | None = None,
+        take: Capture = capture,
     ) -> None:
         """``watches``: with a watcher thread and exporters; else only ``check`` looks.
 
         ``finalizes``: level `full` also tells of sockets that are freed unclosed.
-        ``placement`` puts the hooks in: by wrapt, if left out. ``is_host`` tells a frame of
-        whoever runs the program, where a creation stack may end.
+        ``placement`` puts the hooks in: by wrapt, if left out. ``take`` takes creation stacks.
         """
         self.config = config
         self._watches = watches
@@ -68,7 +68,7 @@ class Guard:
             finalizes=finalizes,
             on_failure=lambda error: complain(f"tracking failed and is switched off: {error!r}"),
             placement=placement or WraptPlacement(),
-            is_host=is_host,
+            take=take,
         )
         self._engine: Engine | None = None
         self._building: Any = original("_thread", "RLock")()
@@ -374,18 +374,18 @@ def watch(*, threshold: float = 0.0, level: str = "full") -> Iterator[Guard | Bo
 def borrow(
     config: Config,
     on_new: Callable[[SocketRecord], object],
-    is_host: Callable[[FrameType], bool],
+    take: Capture,
 ) -> tuple[Guard, Callable[[], None]]:
     """Return the installed guard, or one that only looks when asked; and how to give it back.
 
     For who runs the program in this process: ``on_new`` is called with each new socket's
     record, in its thread, at any instruction. It takes no lock and raises nothing.
-    ``is_host`` is asked of frames, and may end the stack of a socket at one of its own.
+    ``take`` takes the creation stacks, where the guard is a new one.
     """
     lent = _installed
     guard = lent
     if guard is None:
-        guard = Guard(config, watches=False, placement=Placement(), is_host=is_host)
+        guard = Guard(config, watches=False, placement=Placement(), take=take)
         _set_up(guard)
     told = guard._registry.told  # noqa: SLF001
     told.append(on_new)

@@ -22,9 +22,11 @@ from sockguard.interrupts import deliver_later, is_programs
 from sockguard.native import socket_class
 from sockguard.records import TELEMETRY, SocketRecord
 from sockguard.registry import Collected, Registry, fileno
-from sockguard.stacks import capture
+from sockguard.stacks import Stack, capture
 
 Method = Callable[..., Any]
+#: Takes a stack from a frame outwards, so many frames of it.
+Capture = Callable[[FrameType | None, int], Stack]
 
 _modules: Final = sys.modules
 # Loaded at once: when it is needed, there may be no descriptor left to load it with.
@@ -182,12 +184,12 @@ def init_hook(
     depth: int,
     switch: Switch,
     *,
-    is_host: Callable[[FrameType], bool] | None = None,
+    take: Capture = capture,
     inherited: Callable[[], object] | None = None,
 ) -> FunctionType:
     """Return the stand-in for ``__init__``: files a record of every new socket.
 
-    ``is_host`` as for ``capture``. ``inherited`` is called when a socket takes the place of
+    ``take`` takes the creation stack. ``inherited`` is called when a socket takes the place of
     another one on its descriptor, as a TLS socket does.
 
     Cost: see "creating a socket" in docs/benchmarks.md. Memory: one record and one stack.
@@ -242,7 +244,7 @@ def init_hook(
                     if frame.f_code is accept:
                         record.accepted = True
                     frame = frame.f_back
-                record.stack = capture(frame, depth, is_host)
+                record.stack = take(frame, depth)
                 thread = active(get_ident())
                 if thread is not None:
                     record.thread = thread._name  # noqa: SLF001

@@ -28,20 +28,25 @@ class Ledger:
     """``note`` runs in any thread, at any instruction, and waits for no lock. The rest in one."""
 
     def __init__(self, current: Callable[[], Owner]) -> None:
-        self._current = current
         self._new: list[tuple[SocketRecord, Owner]] = []
         self._open: list[Entry] = []
         self._pruning = allocate_lock()
+        self.note: Final = self._notes(current)
 
-    def note(self, record: SocketRecord) -> None:
-        new = self._new
-        new.append((record, self._current()))
-        # Who comes in the midst of another's look goes on at once: a later one will have time.
-        if len(new) > _MANY and self._pruning.acquire(False):
-            try:
-                self._prune()
-            finally:
-                self._pruning.release()
+    def _notes(self, current: Callable[[], Owner]) -> Callable[[SocketRecord], None]:
+        # A closure: names at hand are half the price of attributes.
+        new, pruning, prune = self._new, self._pruning, self._prune
+
+        def note(record: SocketRecord) -> None:
+            new.append((record, current()))
+            # Who comes in the midst of another's look goes on at once: a later one has time.
+            if len(new) > _MANY and pruning.acquire(False):
+                try:
+                    prune()
+                finally:
+                    pruning.release()
+
+        return note
 
     def _prune(self) -> None:
         # Other threads append meanwhile: what they add lies behind what is looked at here.

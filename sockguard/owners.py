@@ -60,14 +60,15 @@ class Lineage:
         self.jobs: dict[int, Owner] = {}
 
     def current(self) -> Owner:
-        owner = self.context.get()
+        return self.context.get() or self._current_elsewhere()
+
+    def _current_elsewhere(self) -> Owner:
+        ident = get_ident()
+        owner = self.jobs.get(ident)
         if owner is None:
-            ident = get_ident()
-            owner = self.jobs.get(ident)
-            if owner is None:
-                thread = threading._active.get(ident)  # type: ignore[attr-defined]  # noqa: SLF001
-                known = self.threads.get(id(thread))
-                owner = self.phase if known is None or known[0]() is not thread else known[1]
+            thread = threading._active.get(ident)  # type: ignore[attr-defined]  # noqa: SLF001
+            known = self.threads.get(id(thread))
+            owner = self.phase if known is None or known[0]() is not thread else known[1]
         return owner
 
     def begin(self, owner: Owner) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Final
 
-from sockguard.hooks import Switch, finalizer_hook, init_hook
+from sockguard.hooks import Capture, Switch, finalizer_hook, init_hook
 from sockguard.native import socket_class
 from sockguard.placement import Placement
 from sockguard.reads import METHODS, read_hook
 from sockguard.registry import Registry
+from sockguard.stacks import capture
 
 
 class Patch:
@@ -27,9 +27,9 @@ class Patch:
         finalizes: bool,
         on_failure: Callable[[BaseException], None],
         placement: Placement,
-        is_host: Callable[[FrameType], bool] | None = None,
+        take: Capture = capture,
     ) -> None:
-        self._is_host = is_host
+        self._take = take
         self._registry = registry
         self._depth = depth
         self._full = full
@@ -57,7 +57,7 @@ class Patch:
                 registry,
                 depth,
                 switch,
-                is_host=self._is_host,
+                take=self._take,
                 inherited=self._place_tls if self._full else None,
             ),
         )

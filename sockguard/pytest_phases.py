@@ -36,6 +36,7 @@ class Phases:
         self.follows = False
         #: What was being set up when we came, the innermost last: no hook tells of its end.
         self._begun_before: list[tuple[Any, Owner]] = []
+        self._came_in_setup = False
         #: Wider than a test, and alive.
         self._fixtures: dict[Any, Owner] = {}
         self._ended: list[Owner] = []
@@ -78,6 +79,7 @@ class Phases:
             self._own(fixturedef, self._owner_of(fixturedef))
         self._begun_before = [(known, self._owner_of(known)) for known in now.fixtures]
         if self._begun_before:
+            self._came_in_setup = True
             self._config.pluginmanager.register(_EndOfSetup(self._go_on), _END_OF_SETUP)
         if now.item is not None:
             self._begin_test(now.item)
@@ -123,7 +125,8 @@ class Phases:
 
     def end_test(self) -> list[Owner]:
         """Return who has ended since the last test: it, and fixtures. Nobody works now."""
-        if self._config.pluginmanager.hasplugin(_END_OF_SETUP):
+        if self._came_in_setup:
+            self._came_in_setup = False
             self._go_on()
             self._config.pluginmanager.unregister(name=_END_OF_SETUP)
         self._end(self.owner)

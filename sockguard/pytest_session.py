@@ -20,6 +20,7 @@ from sockguard.pytest_report import Reporter, SocketLeak
 from sockguard.tripwire import Tripwire
 
 if TYPE_CHECKING:
+    from sockguard.config import Config
     from sockguard.pytest_judge import Judge
     from sockguard.pytest_sockets import Sockets
 
@@ -40,7 +41,7 @@ class Session:
         self._tripwire: Tripwire | None = None
         self._read_baseline()
         self._remembers = options.update or bool(self._reporter.known)
-        self._check_configuration()
+        self._configuration = self._configured()
         if is_controller(config):  # of xdist: the tests run elsewhere
             self._reporter.register()
             return
@@ -63,11 +64,11 @@ class Session:
         except BaselineError as error:
             raise pytest.UsageError(str(error)) from None
 
-    def _check_configuration(self) -> None:
+    def _configured(self) -> Config:
         from sockguard.config import ConfigError, configured_for_tests
 
         try:
-            configured_for_tests()
+            return configured_for_tests()
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
 
@@ -80,7 +81,7 @@ class Session:
         with self._border():
             from sockguard.pytest_sockets import Sockets
 
-            self._sockets = Sockets(self.phases.lineage)
+            self._sockets = Sockets(self._configuration, self.phases.lineage)
             self.phases.at_begin = self._sockets.starters.catch_up
             self.phases.follow()
         self._started = True

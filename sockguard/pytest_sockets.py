@@ -7,23 +7,19 @@ take as long to load as a hundred tests.
 from __future__ import annotations
 
 from sockguard import guard
-from sockguard.config import configured_for_tests
+from sockguard.config import Config
 from sockguard.ledger import Ledger
 from sockguard.owners import Lineage
-from sockguard.pytest_underway import is_host
+from sockguard.pytest_underway import capture_program
 from sockguard.starters import Starters
 
 
 class Sockets:
     """The hooks, and what they noted. Made when the first socket or thread is."""
 
-    def __init__(self, lineage: Lineage) -> None:
-        """Raises ``ConfigError`` for an environment or a file that can't be used."""
-        self.lineage = lineage
+    def __init__(self, config: Config, lineage: Lineage) -> None:
         self.ledger = Ledger(lineage.current)
-        self.guard, self._give_back = guard.borrow(
-            configured_for_tests(), self.ledger.note, is_host
-        )
+        self.guard, self._give_back = guard.borrow(config, self.ledger.note, capture_program)
         try:
             self.starters = Starters(lineage)
         except BaseException:

@@ -7,7 +7,6 @@ resolves no line, reads no source and keeps no frame alive.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
@@ -36,13 +35,8 @@ class Frame(NamedTuple):
     function: str
 
 
-def capture(
-    frame: FrameType | None, depth: int, is_host: Callable[[FrameType], bool] | None = None
-) -> Stack:
+def capture(frame: FrameType | None, depth: int) -> Stack:
     """Take the stack from ``frame`` outwards, ``depth`` frames rounded up to eight.
-
-    ``is_host``, asked for every eighth frame, ends it early: that frame and all outward of
-    it are not the program's but of whoever runs it.
 
     The hot path: eight frames to a turn, because an ``append`` a value costs a third more,
     and an unpacking ``(*stack, …)`` as much (docs/design.md has the loops that lost). Any
@@ -74,8 +68,6 @@ def capture(
         stack += (f.f_code, f.f_lasti, g.f_code, g.f_lasti, h.f_code, h.f_lasti,
                  i.f_code, i.f_lasti, j.f_code, j.f_lasti, k.f_code, k.f_lasti,
                  n.f_code, n.f_lasti, m.f_code, m.f_lasti)
-        if is_host is not None and is_host(m):
-            return stack
         f = m.f_back
         depth -= 8
     # fmt: on

@@ -12,12 +12,11 @@ import sys
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 import pytest
 
 from sockguard import stacks
-from sockguard.pytest_underway import is_host
+from sockguard.pytest_underway import capture_program
 from sockguard.stacks import MAX_INTERNED, MAX_RESOLVED, Frame, Stack, StackTable, capture, resolve
 
 Looked = tuple[Stack, traceback.StackSummary]
@@ -72,29 +71,19 @@ def test_no_frame_is_an_empty_stack():
     assert resolve(()) == ()
 
 
-def test_a_stack_ends_at_a_frame_of_whoever_runs_the_program():
-    asked = []
-
-    def is_host(frame: FrameType) -> bool:
-        asked.append(frame.f_code.co_name)
-        return len(asked) == 2
-
+def test_under_pytest_a_stack_ends_where_the_test_is_called():
     def deep(height: int) -> Stack:
-        return deep(height - 1) if height else capture(sys._getframe(), 64, is_host)
+        return deep(height - 1) if height else capture_program(sys._getframe(), 64)
 
-    assert len(deep(30)) == 2 * 16
-    assert asked == ["deep", "deep"]
+    functions = [frame.function for frame in resolve(deep(30))]
+    assert functions == ["deep"] * 31 + ["test_under_pytest_a_stack_ends_where_the_test_is_called"]
+    assert capture_program(sys._getframe(), 1)[0] is sys._getframe().f_code
+    assert len(capture_program(sys._getframe(), 1)) == 2
 
 
-def test_pytest_is_what_runs_these_tests():
-    frame: FrameType | None = sys._getframe()
-    assert not is_host(frame)
-    frame = frame.f_back
-    while frame is not None and not frame.f_code.co_name.startswith("pytest_runtestloop"):
-        assert is_host(frame), frame
-        frame = frame.f_back
-    assert frame is not None
-    assert not is_host(None)
+def test_a_stack_of_pytest_alone_is_taken_as_it_is():
+    frame = sys._getframe().f_back
+    assert capture_program(frame, 8) == capture(frame, 8) != ()
 
 
 # -- every kind of code -----------------------------------------------------------------

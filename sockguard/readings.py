@@ -29,8 +29,8 @@ class Readings:
         self._ends: deque[tuple[int, bool]] = deque(maxlen=MAX_ENDS)
 
     def note_end(self, case: Case, now_ns: int) -> None:
-        """The socket was closed, leak or not."""
-        if case.trouble.kind is Kind.PEER_CLOSED:
+        """The socket was closed, leak or not. The exporter's own are nobody's business."""
+        if case.trouble.kind is Kind.PEER_CLOSED and case.record.span is not TELEMETRY:
             self._ends.append((now_ns - case.trouble.fin_ns, case.finding is not None))
 
     def take(self, *, with_states: bool, cpu_ns: int) -> Reading:

@@ -3,11 +3,11 @@
 A socket: 16 frames deep, as in ``creation``, with the API loaded and no span, and in a span of
 a real SDK; bound 4 µs as there. A tick where there is no SDK is a check.
 
-The service encodes and decodes JSON in a loop while its guard looks five times a second, finds leaks, and
-tells a batch processor, whose receiver takes all, refuses, hangs, or answers 400. Each against the
-same loop without a guard, by the processor time of the loop's thread and by the clock; of the
-pairs the least disturbed quarter counts.
-The exporter is OTLP over HTTP; without it installed those rows are left out.
+The service encodes and decodes JSON in a loop while its guard looks five times a second,
+finds leaks, and tells a batch processor, whose receiver takes all, refuses, hangs, or answers
+400. Each against the same loop without a guard, by the processor time of the loop's thread and
+by the clock; of the pairs the least disturbed quarter counts. The exporter is OTLP over HTTP;
+without it installed those rows are left out.
 """
 
 from __future__ import annotations

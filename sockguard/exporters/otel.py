@@ -119,7 +119,7 @@ _sources: list[_Source] = []
 class OtelExporter:
     """Emits events and readings from the watcher's thread; an SDK's reader asks for the latter.
 
-    ``always``: not only where an SDK has been set up. Memory: ``MAX_FINGERPRINTS`` counts.
+    ``always``: also where the program has not loaded the API. Memory: ``MAX_FINGERPRINTS`` counts.
     What the SDK does with an event, and whether its receiver takes it, it counts itself
     (``otel.sdk.*``).
     """
@@ -142,12 +142,11 @@ class OtelExporter:
         if always:
             import_module("opentelemetry._logs")
             import_module("opentelemetry.metrics")
-        self._always = always
 
     # -- events ------------------------------------------------------------------------
 
     def export(self, events: Sequence[Event]) -> None:
-        with _leaving_no_thread():
+        with _as_a_guest():
             logger = self._the_logger()
             if logger is None:
                 return
@@ -170,16 +169,14 @@ class OtelExporter:
             self._logger = (provider, logger)
         return self._logger[1]
 
-    def _global(self, module_name: str, kind: str) -> Any:
-        """Return the global provider; ``None`` if none was set, and none is wanted."""
+    @staticmethod
+    def _global(module_name: str, kind: str) -> Any:
+        """Return the global provider; ``None`` while none has been set."""
         module = sys.modules.get(module_name)
         get_provider = getattr(module, f"get_{kind}_provider", None)  # None amid its import
         provider = None if get_provider is None else get_provider()
         # The API's own do nothing, or wait for an SDK: then so do we.
-        if type(provider).__module__.startswith("opentelemetry.") and not self._always:
-            is_apis = not type(provider).__module__.startswith("opentelemetry.sdk.")
-            return None if is_apis else provider
-        return provider
+        return None if type(provider).__module__.startswith(module_name) else provider
 
     def _emit(self, logger: Any, event: Event) -> None:
         logs = sys.modules["opentelemetry._logs"]
@@ -211,7 +208,7 @@ class OtelExporter:
         return self._wants_states and monotonic_ns() >= self._count_at_ns
 
     def measure(self, reading: Reading) -> None:
-        with _leaving_no_thread():
+        with _as_a_guest():
             source, before = self._source, self._reading
             if source is None:
                 return
@@ -231,7 +228,7 @@ class OtelExporter:
         source = next((known for known in _sources if known.provider is provider), None)
         if source is None:
             source = _Source(provider)
-            with _leaving_no_thread():
+            with _as_a_guest():
                 _make_instruments(source)
             _sources.append(source)
         source.exporter = self
@@ -345,22 +342,36 @@ def _context(created: Origin) -> Any:
     return trace.set_span_in_context(span, import_module("opentelemetry.context").Context())
 
 
-@contextmanager
-def _leaving_no_thread() -> Iterator[None]:
-    """Take out the dummy thread that ``logging`` in an SDK makes of our native one.
+class _Guest(threading.Thread):
+    """Stands for the watcher's native thread while an SDK is called in it.
 
-    A program that joins all threads would die of it.
+    ``logging`` asks for the current thread. For a native one that is a dummy, which stays, and
+    a program that joins all threads dies of it.
     """
+
+    def __init__(self) -> None:
+        super().__init__(name="sockguard", daemon=True)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Return at once: there is nothing to wait for."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+@contextmanager
+def _as_a_guest() -> Iterator[None]:
+    """Be known to ``threading`` for as long as somebody else's code runs in a native thread."""
     active: dict[int, Any] = threading._active  # type: ignore[attr-defined]  # noqa: SLF001
-    known = active.get(get_ident())
+    ident = get_ident()
+    if ident in active:
+        yield
+        return
+    active[ident] = _Guest()
     try:
         yield
     finally:
-        if known is None and isinstance(
-            active.get(get_ident()),
-            threading._DummyThread,  # noqa: SLF001
-        ):
-            active.pop(get_ident(), None)
+        active.pop(ident, None)
 
 
 def _count_descriptors() -> int | None:

@@ -407,9 +407,9 @@ SOCKGUARD = (sys.executable, "-m", "sockguard")
 @pytest.mark.parametrize(
     ("command", "more"),
     [
-        ((INSTRUMENT, *UVICORN), {"SOCKGUARD": "1"}),
+        pytest.param((INSTRUMENT, *UVICORN), {"SOCKGUARD": "1"}, marks=pytest.mark.long),
         ((INSTRUMENT, *SOCKGUARD, *UVICORN[1:]), {}),
-        ((*SOCKGUARD, "run", "--", INSTRUMENT, *UVICORN), {}),
+        pytest.param((*SOCKGUARD, "run", "--", INSTRUMENT, *UVICORN), {}, marks=pytest.mark.long),
     ],
     ids=["by-the-environment", "by-a-command-within", "by-a-command-around"],
 )
@@ -471,9 +471,9 @@ ASYNC = ("-k", "uvicorn.workers.UvicornWorker", "otel_service:app")
     ("protocol", "words"),
     [
         ("http/protobuf", ("otel_service:wsgi",)),
-        ("http/protobuf", ("--preload", "otel_service:wsgi")),
-        ("http/protobuf", ASYNC),
-        ("grpc", ("otel_service:wsgi",)),
+        pytest.param("http/protobuf", ("--preload", "otel_service:wsgi"), marks=pytest.mark.long),
+        pytest.param("http/protobuf", ASYNC, marks=pytest.mark.long),
+        pytest.param("grpc", ("otel_service:wsgi",), marks=pytest.mark.long),
     ],
     ids=["sync", "preload", "uvicorn", "sync-grpc"],
 )
@@ -584,7 +584,13 @@ def ask_twenty_times(service: Service) -> float:
 
 
 @pytest.mark.parametrize(
-    "how", ["refuses", "hangs", "400", pytest.param("503", marks=pytest.mark.long)]
+    "how",
+    [
+        "refuses",
+        pytest.param("hangs", marks=pytest.mark.long),
+        "400",
+        pytest.param("503", marks=pytest.mark.long),
+    ],
 )
 def test_a_bad_receiver_costs_the_service_nothing_and_what_it_misses_is_counted(
     tmp_path: Path, upstream: Upstream, how: str

@@ -1,6 +1,6 @@
 """What is known of a socket beyond its record: said by the kernel, and concluded.
 
-Apart from ``records``, because making these classes takes 5 ms, which only a run that finds
+Apart from ``records``, because making these classes takes 8 ms, which only a run that finds
 something is to pay.
 """
 

@@ -161,7 +161,7 @@ class Guard:
                 raise RuntimeError("this guard has been taken out; install or watch again")
             # after a fork, the watcher and a check may both be first
             if self._engine is None:
-                # Here, for they take 10 ms, and under pytest they are mostly not needed.
+                # Here, for they take 14 ms, and under pytest they are mostly not needed.
                 from sockguard.engine import Engine
                 from sockguard.exporters import exporters_of
 

@@ -22,14 +22,13 @@ class Owner:
     0 for a test, more for a class, a module, a package, the session.
     """
 
-    __slots__ = ("_key", "_who", "ended", "root", "scope", "spared")
+    __slots__ = ("_key", "_who", "root", "scope", "spared")
 
     def __init__(self, who: Any, key: str | None = None, scope: int = 0) -> None:
         """``who``: a name, or a test with its ``nodeid``, which costs 20 µs to ask for."""
         self._who = who
         self._key = key
         self.scope = scope
-        self.ended = False
         #: Its sockets are nobody's business (``enabled=False``).
         self.spared = False
         #: Returns what the owner keeps, for a search.

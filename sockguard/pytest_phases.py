@@ -17,7 +17,7 @@ _SCOPES: Final = {"class": 1, "module": 2, "package": 3, "session": 4}
 
 
 class Phases:
-    """Follows the run from the moment it is registered; its hooks cost a test 5 µs.
+    """Follows the run from the moment it is registered.
 
     A run that opens no socket is not followed, and pays nothing: what is under way when the
     first one is opened is read from the stack.
@@ -97,7 +97,7 @@ class Phases:
             if is_alive(fixturedef):
                 self._own(fixturedef, owner)
             else:
-                self._end(owner)
+                self._ended.append(owner)
         owner = self._begun_before[-1][1] if self._begun_before else self.owner
         if get_ident() == self._thread:
             self.lineage.begin(owner)
@@ -129,7 +129,7 @@ class Phases:
             self._came_in_setup = False
             self._go_on()
             self._config.pluginmanager.unregister(name=_END_OF_SETUP)
-        self._end(self.owner)
+        self._ended.append(self.owner)
         if self._fixtures:
             self.end_fixtures()
         ended, self._ended = self._ended, []
@@ -151,14 +151,14 @@ class Phases:
         owner = self._owner_of(fixturedef)
         owner.spared = self.owner.spared and not self._always
         if (before := self._fixtures.pop(fixturedef, None)) is not None:  # another parameter
-            self._end(before)
+            self._ended.append(before)
         holder = getattr(request.node, "obj", None) if sets_names(fixturedef) else None
         names = {} if holder is None else dict(vars(holder))
         try:
             with self.lineage.working_for(owner):
                 value = yield
         except BaseException:
-            self._end(owner)
+            self._ended.append(owner)
             raise
         self._own(fixturedef, owner)
         if holder is not None:
@@ -180,16 +180,12 @@ class Phases:
         owner.root = lambda: (fixturedef.cached_result or (None,))[0]
         self._fixtures[fixturedef] = owner
 
-    def _end(self, owner: Owner) -> None:
-        owner.ended = True
-        self._ended.append(owner)
-
     def end_fixtures(self) -> None:
         """Note which fixtures have been torn down."""
         for fixturedef, owner in list(self._fixtures.items()):
             if fixturedef.cached_result is None:
                 del self._fixtures[fixturedef]
-                self._end(owner)
+                self._ended.append(owner)
 
     def live(self) -> list[Owner]:
         """Return the fixtures that are alive, the widest first."""

@@ -1,7 +1,7 @@
 """Every socket of a pytest run, and for whom it was made: what is there from the first on.
 
-To look at them, once one is left open, is the judge's. Most runs need none, and his modules
-take as long to load as a hundred tests.
+To look at them, once one is left open, is the judge's: most runs need none, and with what it
+looks with it takes 19 ms to load.
 """
 
 from __future__ import annotations

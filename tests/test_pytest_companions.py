@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from coverage import CoverageData
-from test_pytest_hosts import FAILURE, LEAK, installed_plugins, project, run
+from support.pytest_runs import FAILURE, LEAK, installed_plugins, project, run
 
 # -- switched on by some tests, or by none -------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_pytest_hosts import FAILURE, LEAK, project, run
+from support.pytest_runs import FAILURE, LEAK, project, run
 
 # Each is the whole of a run: what comes first in it is what counts.
 RUNS = {

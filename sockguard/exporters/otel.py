@@ -14,7 +14,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from time import monotonic_ns, perf_counter_ns
+from time import monotonic_ns, thread_time_ns
 from typing import Any, Final, NamedTuple
 
 from sockguard.exporters import wording
@@ -210,9 +210,9 @@ class OtelExporter:
             if source is None:
                 return
             if reading.states is not None:
-                began = perf_counter_ns()
+                began = thread_time_ns()
                 self._descriptors = _count_descriptors()
-                cost_ns = perf_counter_ns() - began + reading.states_cost_ns
+                cost_ns = thread_time_ns() - began + reading.states_cost_ns
                 self._count_at_ns = monotonic_ns() + max(COUNT_EVERY_NS, cost_ns * COUNT_SHARE)
                 self._wants_states = False
             elif before is not None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 TOPICS: Final = (
     "creation", "reads", "connections", "watcher", "memory", "startup", "plugin", "telemetry",
-    "servers",
+    "servers", "explain",
 )  # fmt: skip
 _NAME_WIDTH: Final = 58
 

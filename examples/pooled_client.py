@@ -5,12 +5,12 @@
 
 A requests.Session keeps its connection open for the next request. The server (uvicorn) has a
 shorter patience, one second here, and closes. urllib3 looks at a pooled connection only when
-it takes it out again, so until then our end stays in CLOSE_WAIT with the FIN unread: the
-verdict is `unread`.
+it takes it out again, so until then our end stays in CLOSE_WAIT with the FIN unread. That is
+how a pool works: the verdict is `pooled`, and it is no leak.
 
-One such connection a host is how a pool works. It hurts when it grows, one connection for
-each host ever asked, or when a session is made for each request and none is closed. The
-cures: one session, used in a `with`; a keep-alive on the server that outlasts the client's.
+With `--careless` a session is made for each request and none is closed. From the fifth on
+that is a leak. The cures: one session, used in a `with`; a keep-alive on the server that
+outlasts the client's.
 """
 
 from __future__ import annotations
@@ -55,19 +55,29 @@ def start_server(listener: socket.socket) -> tuple[uvicorn.Server, threading.Thr
     return server, thread
 
 
+def ask(url: str) -> requests.Session:
+    """Ask once, by a session of its own."""
+    session = requests.Session()
+    session.trust_env = False  # no proxy on the way to ourselves
+    print("client:", session.get(url, timeout=10).text)
+    return session
+
+
 def main() -> None:
     """Ask twice through one pool, with a pause between that is too long for the server."""
+    is_careless = sys.argv[1:] == ["--careless"]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     listener = socket.create_server(("127.0.0.1", 0))
     url = "http://{}:{}/".format(*listener.getsockname())
     server, thread = start_server(listener)
     try:
-        with requests.Session() as session:
-            session.trust_env = False  # no proxy on the way to ourselves
-            print("client:", session.get(url, timeout=10).text)
+        with ask(url) as session:
+            sessions = [ask(url) for _ in range(7)] if is_careless else []
             time.sleep(IDLE_S)
             print("kernel:", close_wait_in_words())
             print("client:", session.get(url, timeout=10).text, "(by a new connection)")
+            for forgotten in sessions:
+                forgotten.close()
     finally:
         server.should_exit = True
         thread.join()

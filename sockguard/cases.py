@@ -13,7 +13,17 @@ from sockguard.registry import alive
 class Case:
     """A socket in trouble, from the first sign to its end."""
 
-    __slots__ = ("finding", "identity", "record", "spared", "trouble", "twins")
+    __slots__ = (
+        "finding",
+        "identity",
+        "is_asked",
+        "pooled",
+        "pooled_ns",
+        "record",
+        "spared",
+        "trouble",
+        "twins",
+    )
 
     def __init__(self, record: SocketRecord, trouble: Trouble) -> None:
         self.record = record
@@ -21,6 +31,11 @@ class Case:
         #: Set when it has become a leak.
         self.finding: Finding | None = None
         self.identity: Identity | None = None
+        #: As long as it is idle in a bounded pool; and when that was seen last.
+        self.pooled: Finding | None = None
+        self.pooled_ns = 0
+        #: Its other end has been looked for.
+        self.is_asked = False
         #: The user asked to ignore this one.
         self.spared = False
         #: Other objects with a descriptor of their own for the same kernel socket (dup).

@@ -34,6 +34,7 @@ class Config:
     quiet: bool = False
     depth: int = 32
     interval: float = 1.0
+    explain: float = 0.3
     observer: str = "auto"
     otel: str = "auto"
     otel_omit_addresses: bool = False
@@ -43,6 +44,10 @@ class Config:
     @property
     def threshold_ns(self) -> int:
         return int(self.threshold * NS_PER_S)
+
+    @property
+    def explain_ns(self) -> int:
+        return int(self.explain * NS_PER_S)
 
 
 def _seconds(value: object, least: float, most: float) -> float:
@@ -183,6 +188,12 @@ OPTIONS: Final = (
         "SECONDS",
         lambda value: _seconds(value, 0.05, 86_400.0),
         "time between two looks of the watcher (1)",
+    ),
+    Option(
+        "explain",
+        "SECONDS",
+        lambda value: _seconds(value, 0.0, 10.0),
+        "what the search for who holds a socket may take, once a group; 0 for none (0.3)",
     ),
     Option(
         "observer",

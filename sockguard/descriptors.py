@@ -47,3 +47,23 @@ def move_high(fd: int) -> int:
         return fd
     os.close(fd)
     return moved
+
+
+def count() -> int | None:
+    """Return how many descriptors are open; ``None`` where the system has no list of them."""
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return len(os.listdir(folder)) - 1  # one is the listing's own
+        except OSError:
+            continue
+    return None
+
+
+def limit() -> int | None:
+    """Return how many this process may have (RLIMIT_NOFILE, soft); ``None`` for any number."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft

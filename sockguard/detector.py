@@ -1,4 +1,4 @@
-"""When is it a leak, and why? Pure: a record, an observation and the time in; an answer out.
+"""When is it a leak? Pure: a record, an observation and the time in; an answer out.
 
 The clock of a socket starts at the peer's FIN. While we still send and the peer still
 acknowledges, the half-close is by design (RFC 9293, section 3.6) and the clock restarts.
@@ -6,11 +6,10 @@ acknowledges, the half-close is by design (RFC 9293, section 3.6) and the clock 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
-from sockguard.findings import Evidence, Kind, Observation, Verdict
+from sockguard.findings import Kind, Observation
 from sockguard.records import SocketRecord
 from sockguard.tcp import TcpState
 
@@ -92,46 +91,3 @@ def is_leak(trouble: Trouble, *, now_ns: int, threshold_ns: int) -> bool:
 def collected(trouble: Trouble) -> Trouble:
     """Return the trouble of a socket that was freed without a close."""
     return replace(trouble, kind=Kind.COLLECTED)
-
-
-class Rule(NamedTuple):
-    """A verdict with its test, its evidence in words, and what to do."""
-
-    verdict: Verdict
-    holds: Callable[[SocketRecord, Evidence], bool]
-    why: str
-    advice: str
-
-
-# The first that holds is given; the last always does.
-RULES: Final = (
-    Rule(
-        Verdict.MAKEFILE,
-        lambda record, evidence: evidence.closed_by_program,
-        "close() was called, but an object from makefile() is open and keeps the descriptor",
-        "close the file object too, or use both in a `with` statement",
-    ),
-    Rule(
-        Verdict.EOF_IGNORED,
-        lambda record, evidence: record.eof is not None,
-        "the program was told that the peer is gone, and did not close",
-        "close the socket where the read returned b'' or raised, in a `finally` or a `with`",
-    ),
-    Rule(
-        Verdict.UNREAD,
-        lambda record, evidence: evidence.end_unread is True or bool(evidence.unread_bytes),
-        "nobody has read what the peer sent last",
-        "close the socket when its work is done or fails, or keep reading until the end",
-    ),
-    Rule(
-        Verdict.UNKNOWN,
-        lambda record, evidence: True,
-        "unknown: no makefile() holds it, no read is known to have met the end, and none waits",
-        "find who holds the socket, and close it on every path, exceptions included",
-    ),
-)
-
-
-def judge(record: SocketRecord, evidence: Evidence) -> Rule:
-    """Return the first rule whose evidence is there."""
-    return next(rule for rule in RULES if rule.holds(record, evidence))

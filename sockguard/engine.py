@@ -19,13 +19,30 @@ from sockguard.watcher import Watcher
 class Engine:
     """Looks when it is told to. A fork makes another."""
 
-    def __init__(self, config: Config, registry: Registry, exporters: list[Exporter]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        exporters: list[Exporter],
+        gives_up: Callable[[], bool] = lambda: False,
+        *,
+        answers: bool = False,
+    ) -> None:
+        """``gives_up``: whether what takes long is to end at once, for a fork or the exit.
+
+        ``answers`` what other guarded processes ask, from now on.
+        """
         self.exporters = exporters
         self._meters = [exporter for exporter in exporters if isinstance(exporter, Meter)]
         #: Processor time of the watcher's thread.
         self.cpu_ns = 0
         self.observer: Observer = build(choose(config.observer).name)
-        self.watcher = Watcher(config, registry, self.observer, tcp_info.decode, self.publish)
+        self.watcher = Watcher(
+            config, registry, self.observer, tcp_info.decode, self.publish, gives_up=gives_up
+        )
+
+        if answers:
+            self.watcher.listen()
 
     def publish(self, events: Sequence[Event]) -> None:
         """Give ``events`` to every exporter; one that fails is switched off, and that is said."""
@@ -62,4 +79,5 @@ class Engine:
 
     def close(self) -> None:
         self.each(lambda exporter: exporter.close())
+        self.watcher.close()
         self.observer.close()

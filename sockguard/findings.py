@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from sockguard.growth import Trend
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
 
@@ -28,7 +29,37 @@ class Verdict(enum.Enum):
 
     EOF_IGNORED = "eof_ignored"
     UNREAD = "unread"
+    #: Idle in a known pool: normal while bounded, and no leak then.
+    POOLED = "pooled"
+    STUCK = "stuck"
+    EXCEPTION = "exception"
+    CYCLE = "cycle"
     MAKEFILE = "makefile"
+    UNKNOWN = "unknown"
+
+
+class Confidence(enum.Enum):
+    """How far a verdict can be trusted."""
+
+    #: Every reference, or the kernel's own word, says so.
+    CERTAIN = "certain"
+    #: The evidence is there; another cause would look alike.
+    LIKELY = "likely"
+    UNKNOWN = "unknown"
+
+
+class HeldBy(enum.Enum):
+    """What kind of thing keeps a socket open."""
+
+    #: A name: a module's global, a class, an object that one of them reaches.
+    NAME = "name"
+    #: Frames of live threads, tasks or greenlets, and nothing else.
+    LIVE = "live"
+    #: Tracebacks of stored exceptions, and nothing else.
+    EXCEPTION = "exception"
+    #: Nothing that a name reaches: it waits for the cycle collector.
+    CYCLE = "cycle"
+    #: Not found, or not looked for to the end.
     UNKNOWN = "unknown"
 
 
@@ -73,6 +104,88 @@ class Origin:
     trace_flags: int | None = None
 
 
+# The states of a connection whose own side has sent its FIN.
+_FINISHED: Final = {
+    TcpState.FIN_WAIT_1,
+    TcpState.FIN_WAIT_2,
+    TcpState.CLOSING,
+    TcpState.LAST_ACK,
+    TcpState.TIME_WAIT,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FarEnd:
+    """The socket at the other end, in text and numbers. ``None`` is unknown."""
+
+    state: TcpState | None = None
+    pid: int | None = None
+    fd: int | None = None
+    created: Origin | None = None
+    #: The command name of ``pid``.
+    process: str | None = None
+    inode: int | None = None
+    #: Some process has a descriptor of it. ``False``: nobody has, by the kernel's word.
+    held: bool | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell a far end that was closed for good (of AF_UNIX, if the near one hung up)."""
+        return self.held is False and (self.state is None or self.state in _FINISHED)
+
+    @property
+    def is_unaccepted(self) -> bool:
+        """Tell a far end that waits in a listener's queue: nobody has accepted it yet."""
+        return self.held is False and not self.is_closed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolUse:
+    """What a known pool says of the socket. ``key`` tells pools apart, nothing else."""
+
+    key: int
+    title: str
+    #: The pool has it on its idle list; else it counts it as in use.
+    is_idle: bool
+    bound: int | None
+    #: The library's own option against connections that died idle.
+    option: str
+    #: Pools with troubled sockets that were made at this line for this peer; dead idle
+    #: connections that this pool keeps.
+    alike: int = 1
+    kept: int = 1
+
+    @property
+    def is_normal(self) -> bool:
+        """Idle, within the pool's bound, and the pool is one of few."""
+        within = self.bound is None or self.kept <= self.bound
+        return self.is_idle and within and self.alike <= MAX_POOLS
+
+
+#: More pools than this, made at one line for one destination, are pools that nobody closes.
+MAX_POOLS: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holding:
+    """Who holds a socket, in text: what a search of the heap has found."""
+
+    #: Ways from a name to the socket, the shortest first.
+    paths: tuple[str, ...] = ()
+    held_by: HeldBy = HeldBy.UNKNOWN
+    #: Where the thread, task or greenlet that holds it is now.
+    waits_at: Origin | None = None
+    pool: PoolUse | None = None
+    #: A queue of work that it waits in.
+    queue: str | None = None
+    #: An asyncio transport that was told not to read (``pause_reading``).
+    is_paused: bool = False
+    #: What an accepted connection was given to.
+    handler: Frame | None = None
+    #: Why the search found less than all, in words.
+    cut: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
     """One proven case, in text and numbers: it keeps no object of the program alive.
@@ -102,7 +215,13 @@ class Finding:
     dated: bool = True
     #: Where the listening socket was made that accepted this one.
     listener: Origin | None = None
+    confidence: Confidence = Confidence.UNKNOWN
+    #: Paths to the socket; ``None`` where they were not looked for.
     holders: tuple[str, ...] | None = None
+    waits_at: Origin | None = None
+    handler: Frame | None = None
+    #: The other end of the connection, where it is on this host.
+    far_end: FarEnd | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,18 +247,23 @@ class Leak:
 
 LEAK: Final = "sockguard.socket.leak"
 RESOLVED: Final = "sockguard.socket.leak.resolved"
+POOLED: Final = "sockguard.socket.pooled"
 SUMMARY: Final = "sockguard.summary"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A finding on its way out. ``name`` is ``LEAK`` or ``RESOLVED``."""
+    """A finding on its way out. ``name`` is ``LEAK``, ``RESOLVED`` or ``POOLED``."""
 
     name: str
     finding: Finding
     at_ns: int
     group_count: int
     group_open: int
+    #: How the group grows of late; ``None`` while that can't be said.
+    trend: Trend | None = None
+    #: When the process has no descriptor left, at the rate of all its leaks.
+    limit_in_ns: int | None = None
     #: How long the socket stayed open after the FIN, where it was closed in the end.
     open_ns: int | None = None
     #: Its cause came after the table of groups was full: the numbers are of all such.
@@ -157,6 +281,7 @@ class GroupTotal:
     open: int
     #: The program's own line.
     site: Frame | None
+    trend: Trend | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +296,8 @@ class Summary:
     collected_unclosed: int | None
     cpu_ns: int
     coverage: Mapping[str, int | None] = field(default_factory=dict)
+    #: Idle in bounded pools although their peer had closed: no leaks.
+    pooled: tuple[GroupTotal, ...] = ()
 
     @property
     def leaked(self) -> int:

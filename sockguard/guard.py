@@ -1,5 +1,7 @@
 """The root: wires the parts together, once, and takes them apart again.
 
+Some lines over 400: the public calls, with what they take and raise, are a quarter of it.
+
 guard = sockguard.install(threshold=60.0)
 …
 sockguard.uninstall()
@@ -92,9 +94,12 @@ class Guard:
             seconds = load({"threshold": threshold}).threshold
         return self._the_engine().watcher.check(int(seconds * NS_PER_S))
 
-    def examine(self, records: Iterable[SocketRecord]) -> list[Finding]:
-        """Look now at just these; return what is open although its peer has gone. Any thread."""
-        return self._the_engine().watcher.examine(records)
+    def examine(self, records: Iterable[SocketRecord], *, explained: bool = False) -> list[Finding]:
+        """Look now at just these; return what is open although its peer has gone. Any thread.
+
+        ``explained``: with who holds it. What is idle in a bounded pool is among them.
+        """
+        return self._the_engine().watcher.examine(records, explained=explained)
 
     def records(self) -> list[SocketRecord]:
         """Return the records of all open sockets, also of those that a later object hides."""
@@ -167,7 +172,13 @@ class Guard:
 
                 publishes = self._watches if publishes is None else publishes
                 exporters = exporters_of(self.config, self._providers) if publishes else []
-                self._engine = Engine(self.config, self._registry, exporters)
+                self._engine = Engine(
+                    self.config,
+                    self._registry,
+                    exporters,
+                    lambda: self._heartbeat.is_leaving(),  # a fork makes another
+                    answers=publishes,
+                )
             return self._engine
 
     def _close_engine(self) -> None:
@@ -300,6 +311,7 @@ def install(
     quiet: bool | None = None,
     depth: int | None = None,
     interval: float | None = None,
+    explain: float | None = None,
     observer: str | None = None,
     otel: str | None = None,
     otel_omit_addresses: bool | None = None,

@@ -29,6 +29,7 @@ class _Beat:
         self.stop.acquire()
         self.done.acquire()
         self.native_id: int | None = None
+        self.ident: int | None = None
 
     def is_gone(self) -> bool:
         """Tell whether the kernel has let go of the thread too: a fork counts those."""
@@ -47,6 +48,7 @@ class Heartbeat:
         self._beat: Final = beat
         self._interval_s: Final = interval_s
         self._now: _Beat | None = None
+        self._latest: _Beat | None = None
         self._armed = False
 
     @property
@@ -57,7 +59,7 @@ class Heartbeat:
         """Start the thread, if none runs. Any thread; raises ``RuntimeError`` if it can't."""
         if self._now is not None:
             return
-        beat = self._now = _Beat()
+        beat = self._now = self._latest = _Beat()
         try:
             mask = _block_signals()
             try:
@@ -70,6 +72,7 @@ class Heartbeat:
 
     def _run(self, beat: _Beat) -> None:
         beat.native_id = original("_thread", "get_native_id")()
+        beat.ident = original("_thread", "get_ident")()
         try:
             while not beat.stop.acquire(True, self._interval_s):
                 self._beat()
@@ -78,6 +81,12 @@ class Heartbeat:
             complain(f"the watcher failed and is switched off: {error!r}")
         finally:
             beat.done.release()
+
+    def is_leaving(self) -> bool:
+        """Tell whether this very thread is the watcher's, and has been told to stop."""
+        beat = self._latest
+        is_ours = beat is not None and beat.ident == original("_thread", "get_ident")()
+        return is_ours and beat is not self._now
 
     def stop(self, patience_s: float) -> bool:
         """Stop the thread and wait until it is gone, so long at most; tell whether it is."""

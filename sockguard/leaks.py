@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import Final
 
 from sockguard.findings import LEAK, RESOLVED, Event, Finding, Kind, Leak
+from sockguard.growth import Growth, Trend
 
 #: Events a group may publish before they thin out to one at each doubling.
 FIRST_EVENTS: Final = 5
 #: Causes held apart; findings of further ones are counted together.
 MAX_GROUPS: Final = 1000
 OTHER: Final = "other"
+#: So often the counts are noted, to see how they grow.
+NOTE_EVERY_NS: Final = 5_000_000_000
 
 
 def is_published(count: int) -> bool:
@@ -23,10 +26,16 @@ def is_published(count: int) -> bool:
 class Leaks:
     """The groups of one process: ``MAX_GROUPS`` at most and ``other``, with one example each."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = LEAK) -> None:
+        """``name`` of the events that ``add`` returns."""
+        self._name = name
         self._groups: dict[str, Leak] = {}
         #: Findings so far, by group and kind: a group may have more than one.
         self.counts: Counter[tuple[str, Kind]] = Counter()
+        #: How all that are open together grow.
+        self.growth = Growth()
+        self._growths: dict[str, Growth] = {}
+        self._noted_ns: int | None = None
 
     def _group(self, finding: Finding) -> Leak:
         name = finding.fingerprint
@@ -48,7 +57,7 @@ class Leaks:
         if not is_published(group.count):
             return None
         return Event(
-            name=LEAK,
+            name=self._name,
             finding=finding,
             at_ns=finding.at_ns,
             group_count=group.count,
@@ -73,10 +82,25 @@ class Leaks:
             overflow=group.fingerprint == OTHER,
         )
 
+    def note(self, now_ns: int) -> None:
+        """Note how many are open, now and then: 1 µs a group."""
+        if self._noted_ns is not None and now_ns - self._noted_ns < NOTE_EVERY_NS:
+            return
+        self._noted_ns = now_ns
+        for name, group in self._groups.items():
+            self._growths.setdefault(name, Growth()).note(now_ns, group.open)
+        self.growth.note(now_ns, sum(group.open for group in self._groups.values()))
+
+    def trend(self, name: str) -> Trend | None:
+        """Return how a group grows; ``None`` while that can't be said."""
+        growth = self._growths.get(name)
+        return None if growth is None else growth.trend()
+
     def up_to_date(self, event: Event) -> Event:
         """Return ``event`` with its group's numbers of now: others may have come behind it."""
         group = self._group(event.finding)
-        return replace(event, group_count=group.count, group_open=group.open)
+        trend = self.trend(group.fingerprint)
+        return replace(event, group_count=group.count, group_open=group.open, trend=trend)
 
     def groups(self) -> list[Leak]:
         """Return the groups, the largest first."""

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sockguard import detector
 from sockguard.detector import Trouble
-from sockguard.findings import Evidence, Finding, Origin
+from sockguard.findings import Evidence, Finding, GroupTotal, Origin
+from sockguard.growth import Trend
+from sockguard.leaks import Leaks
 from sockguard.records import TELEMETRY, SocketRecord
-from sockguard.sites import fingerprint, is_ours, is_telemetry_frame
+from sockguard.sites import culprit, fingerprint, is_ours, is_telemetry_frame
 from sockguard.stacks import Frame, Stack, resolve
+from sockguard.verdicts import Signs, judge
 
 
 def _words(stack: Stack | None, depth: int) -> tuple[Frame, ...]:
@@ -50,14 +52,15 @@ def finding(
     """Return the case in text and numbers. Watcher thread; resolves lines, reads no source."""
     created = origin(record, depth)
     opened = None if listener is None else origin(listener, depth)
-    rule = detector.judge(record, evidence)
+    opinion = judge(Signs(record=record, evidence=evidence))
     return Finding(
         serial=record.serial,
         fingerprint=fingerprint(created.stack, () if opened is None else opened.stack),
         kind=trouble.kind,
-        verdict=rule.verdict,
-        why=rule.why,
-        advice=rule.advice,
+        verdict=opinion.verdict,
+        confidence=opinion.confidence,
+        why=opinion.why,
+        advice=opinion.advice,
         state=trouble.state,
         fd=record.fd,
         local=evidence.local,
@@ -86,3 +89,27 @@ def is_ignored(case: Finding, patterns: Sequence[re.Pattern[str]]) -> bool:
     lines = [case.fingerprint]
     lines += [f"{frame.file}:{frame.line} {frame.function}" for frame in case.created.stack]
     return any(pattern.search(line) for pattern in patterns for line in lines)
+
+
+def total(
+    fingerprint: str, example: Finding, count: int, still_open: int, trend: Trend | None = None
+) -> GroupTotal:
+    """Return a group's numbers for the summary."""
+    return GroupTotal(
+        fingerprint=fingerprint,
+        kind=example.kind,
+        verdict=example.verdict,
+        count=count,
+        open=still_open,
+        # The overflow group has many sites.
+        site=culprit(example.created.stack) if fingerprint == example.fingerprint else None,
+        trend=trend,
+    )
+
+
+def totals(leaks: Leaks) -> tuple[GroupTotal, ...]:
+    """Return the numbers of all groups, the largest first."""
+    return tuple(
+        total(leak.fingerprint, leak.example, leak.count, leak.open, leaks.trend(leak.fingerprint))
+        for leak in leaks.groups()
+    )

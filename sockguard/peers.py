@@ -5,33 +5,11 @@ from __future__ import annotations
 import _socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 from sockguard import endpoints
-from sockguard.descriptors import identity
-from sockguard.observers import sock_diag
+from sockguard.farend import Ends, ends_of
 from sockguard.records import SocketRecord
 from sockguard.registry import alive
-
-Ends = tuple[Any, Any]
-
-
-def _plain(address: Any) -> Any:
-    """Return a TCP address as both sides would say it: IPv4 in IPv6, no flow and scope."""
-    if not isinstance(address, tuple):
-        return address
-    host = str(address[0])
-    return (host[7:] if host.startswith("::ffff:") and "." in host else host, address[1])
-
-
-def _ends(sock: Any) -> Ends | None:
-    """Return what the socket calls its two ends; of AF_UNIX, the inodes."""
-    if endpoints.is_unix(sock):
-        mine = identity(_socket.socket.fileno(sock))
-        theirs = None if mine is None else sock_diag.unix_peer(mine.inode)
-        return (mine.inode, theirs) if mine is not None and theirs else None
-    local, peer = endpoints.raw_local(sock), endpoints.raw_peer(sock)
-    return None if local is None or peer is None else (_plain(local), _plain(peer))
 
 
 def far_sides(
@@ -46,7 +24,7 @@ def far_sides(
     known: dict[int, Ends] = {}
     for record in everybody:
         sock = alive(record)
-        if sock is not None and endpoints.is_stream(sock) and (ends := _ends(sock)) is not None:
+        if sock is not None and endpoints.is_stream(sock) and (ends := ends_of(sock)) is not None:
             by_ends[ends] = record
             known[record.serial] = ends
     # By ends: an object and its dup() are one connection.

@@ -65,6 +65,7 @@ class Judge:
         if found:
             _collect(self._stirred, self._descriptors(owners))
             found = self._settle([entry for entry, _ in found], settle)
+            found = self._examine([entry for entry, _ in found], explained=True)
         return found
 
     def leaking_now(self, owners: Iterable[Owner] | None, live: Sequence[Owner]) -> Found:
@@ -82,7 +83,7 @@ class Judge:
     def not_ignored(found: Found, settings: Settings) -> list[Finding]:
         return [finding for _, finding in found if not is_ignored(finding, settings.ignore)]
 
-    def _examine(self, entries: Iterable[Entry]) -> Found:
+    def _examine(self, entries: Iterable[Entry], *, explained: bool = False) -> Found:
         by_serial = {entry.record.serial: entry for entry in entries if not entry.owner.spared}
         if not by_serial:
             return []
@@ -90,7 +91,8 @@ class Judge:
             stack = entry.record.stack
             if stack and stack[0].co_filename == tripwire.__file__:  # the very first socket
                 entry.record.stack = stack[2:]
-        findings = self._guard.examine(entry.record for entry in by_serial.values())
+        records = [entry.record for entry in by_serial.values()]
+        findings = self._guard.examine(records, explained=explained)
         return [(by_serial[finding.serial], finding) for finding in findings]
 
     @staticmethod

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+from sockguard import inside
 from sockguard.stacks import Frame
 
 _PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -42,9 +43,14 @@ _TYPED_IN: Final = ("<string>", "<stdin>", "<console>", "<ipython")
 _INLINED: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
 
+def is_package_file(file: str) -> bool:
+    """Tell a file of sockguard itself."""
+    return file.startswith(_PACKAGE)
+
+
 def is_ours(frame: Frame) -> bool:
     """Tell a frame of sockguard itself."""
-    return frame.file.startswith(_PACKAGE)
+    return is_package_file(frame.file)
 
 
 @lru_cache(maxsize=2048)
@@ -63,6 +69,12 @@ def is_telemetry_frame(frame: Frame) -> bool:
     """Tell a frame of an OpenTelemetry exporter, or of an SDK's thread that runs one."""
     path = frame.file.replace(os.sep, "/")
     return any(part in path for part in _TELEMETRY)
+
+
+def is_library_module(name: str) -> bool:
+    """Tell a module of the standard library or of an installed package; any that has no file."""
+    file = (inside.instance_dict(sys.modules.get(name)) or {}).get("__file__")
+    return type(file) is not str or is_site(file) or _is_stdlib(file)
 
 
 def is_stdlib(frame: Frame) -> bool:

@@ -1,43 +1,47 @@
 """One look at all sockets that need one: adopt, ask, judge, group, publish.
 
 ``tick()`` is the whole of it; the thread in ``heartbeat`` only repeats it, and tests call it.
+Some lines over 400: what begins, follows and ends a case shares its tables and its lock.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
-from sockguard import detector, endpoints, narrate
+from sockguard import descriptors, detector, endpoints, narrate
+from sockguard.burials import Burials
 from sockguard.cases import Case, note_peer
+from sockguard.conclusions import Conclusion, conclude
 from sockguard.config import Config
+from sockguard.correspondence import MAX_ASKED, Correspondence
 from sockguard.descriptors import Identity, identity
-from sockguard.detector import Trouble
+from sockguard.drafts import Draft, Drafter
+from sockguard.explainer import Explainer
 from sockguard.findings import (
+    POOLED,
     Event,
-    Evidence,
     Finding,
-    GroupTotal,
     Observation,
     Reading,
     Summary,
 )
+from sockguard.growth import time_to_limit_ns
 from sockguard.leaks import Leaks
-from sockguard.listeners import Listeners
 from sockguard.native import original
 from sockguard.observers import LostError, Observer
 from sockguard.readings import Readings
 from sockguard.records import SocketRecord
-from sockguard.registry import Collected, Registry, alive, reachable
-from sockguard.sites import culprit
+from sockguard.registry import Registry, alive, reachable
 from sockguard.stacks import StackTable
 
-# Sockets freed unclosed that `check` may still ask for: the newest, not more.
-MAX_BURIED: Final = 1000
+# So often, and not more often than the threshold, an idle connection of a pool is looked at.
+_LOOK_AGAIN_NS: Final = 1_000_000_000
 
 
 class Watcher:
@@ -56,7 +60,9 @@ class Watcher:
         decode: Callable[[bytes], Observation],
         publish: Callable[[Sequence[Event]], None],
         clock: Callable[[], int] = time.monotonic_ns,
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``gives_up``: whether a search for holders is to end at once."""
         self._config: Final = config
         self._registry: Final = registry
         self._observer: Final = observer
@@ -64,19 +70,22 @@ class Watcher:
         self._publish: Final = publish
         self._clock: Final = clock
         self._lock: Any = original("_thread", "RLock")()
-        self._ignore: Final = [re.compile(pattern) for pattern in config.ignore]
         self._stacks: Final = StackTable()
-        self._listeners: Final = Listeners(registry)
+        self._drafter: Final = Drafter(config, registry, observer)
         self._cases: dict[int, Case] = {}
         self._leaking: dict[Identity | None, Case] = {}
         self._outlived: SocketRecord | None = None
         self._adopted: SocketRecord | None = None
         self._ticked: SocketRecord | None = None
-        self._buried: deque[tuple[Collected, Trouble]] = deque(maxlen=MAX_BURIED)
+        self._burials: Final = Burials(registry, decode)
         self._unpublished: list[Event] = []
-        self._dying: dict[SocketRecord, Collected] = {}
-        self._collected = 0
+        self._drafts: list[Draft] = []
         self.leaks: Final = Leaks()
+        self.pooled: Final = Leaks(POOLED)
+        self._explainer: Final = Explainer(gives_up, most_ns=config.explain_ns, depth=config.depth)
+        self._correspondence: Final = Correspondence(registry, config.depth)
+        self._answers = False
+        self._far_end: Final = self._correspondence.far_end
         self._readings: Final = Readings(registry, observer, self.leaks)
         #: Processor time spent in looks, whoever's thread it was.
         self.cpu_ns = 0
@@ -101,10 +110,43 @@ class Watcher:
             self._bury()  # before a case is given up because its socket is gone
             self._follow(now)
             self._ticked = newest
-            events = [self.leaks.up_to_date(event) for event in self._unpublished]
-            self._unpublished.clear()
+            self.leaks.note(now)
+            drafts, self._drafts = self._drafts, []
+            troubled = list(islice(self._young(), MAX_ASKED))
+            events = self._take_events()
+        if self._answers:
+            self._correspondence.turn(troubled)
+        if drafts:
+            concluded = conclude(
+                drafts, self._explainer, self._far_end
+            )  # may take a while: not inside
+            with self._looking(now_ns) as now:
+                for conclusion in concluded:
+                    self._settle(conclusion, now)
+                events += self._take_events()
         if events:  # decided inside the lock, said outside: an exporter may block
             self._publish(events)
+
+    def _young(self) -> Iterator[SocketRecord]:
+        """Yield sockets in trouble whose other end nobody has looked for, each once."""
+        for case in self._cases.values():
+            if case.finding is None and not (case.spared or case.is_asked):
+                case.is_asked = True
+                yield case.record
+
+    def listen(self) -> None:
+        """Be there for the questions of other guarded processes, at each tick from now on."""
+        self._answers = True
+        self._correspondence.turn(())
+
+    def close(self) -> None:
+        """Give back what is held outside the observer."""
+        self._correspondence.close()
+
+    def _take_events(self) -> list[Event]:
+        events = [self._up_to_date(event) for event in self._unpublished]
+        self._unpublished.clear()
+        return events
 
     def due_in_ns(self) -> int | None:
         """Return how long until the next socket in trouble becomes a leak; any thread."""
@@ -113,7 +155,7 @@ class Watcher:
             due = [
                 case.trouble.clock_ns + threshold_ns - now
                 for case in self._cases.values()
-                if case.finding is None and not case.spared
+                if case.finding is None and case.pooled is None and not case.spared
             ]
         return min((ns for ns in due if ns > 0), default=None)
 
@@ -125,28 +167,41 @@ class Watcher:
         with self._looking(now_ns) as now:
             self._bury()
             cases = [case for case in self._look_at_all(now) if case is not None]
-            findings = [
-                self._find(case, now) or case.finding
+            drafts = [
+                self._drafter.of_case(case, now)
                 for case in self._one_a_socket(cases)
                 if detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ]
-            while self._buried:
-                freed, trouble = self._buried.popleft()
+            for freed, trouble in self._burials.untold():
                 if detector.is_leak(trouble, now_ns=freed.at_ns, threshold_ns=threshold_ns):
-                    findings.append(self._find_collected(freed, trouble))
+                    drafts.append(self._drafter.of_burial(freed, trouble))
             self._drop_closed()
-        return [finding for finding in findings if finding is not None]
+        wanted = [draft for draft in drafts if draft is not None]
+        concluded = conclude(wanted, self._explainer, self._far_end, asked=True)
+        return [conclusion.finding for conclusion in concluded if not conclusion.is_normal]
 
-    def examine(self, records: Iterable[SocketRecord], now_ns: int | None = None) -> list[Finding]:
-        """Look at these alone; return those in trouble, however short. 2 µs a healthy one."""
+    def examine(
+        self,
+        records: Iterable[SocketRecord],
+        now_ns: int | None = None,
+        *,
+        explained: bool = False,
+    ) -> list[Finding]:
+        """Look at these alone; return those in trouble, however short. 2 µs a healthy one.
+
+        ``explained``: with their holders. What is idle in a bounded pool is among them.
+        """
         with self._looking(now_ns) as now:
-            findings: dict[Identity | None, Finding | None] = {}
+            drafts: dict[Identity | None, Draft | None] = {}
             for record in records:
                 case = self._look_at(record, now) if _is_open_stream(record) else None
-                if case is not None and (socket_id := identity(record.fd)) not in findings:
-                    findings[socket_id] = self._find(case, now)
+                if case is not None and (socket_id := identity(record.fd)) not in drafts:
+                    drafts[socket_id] = self._drafter.of_case(case, now)
             self._drop_closed()
-        return [finding for finding in findings.values() if finding is not None]
+        wanted = [draft for draft in drafts.values() if draft is not None]
+        if not explained:
+            return [draft.finding for draft in wanted]
+        return [one.finding for one in conclude(wanted, self._explainer, self._far_end, asked=True)]
 
     def summarize(self) -> Summary:
         """Return what the process leaves behind: exact groups, and who is merely late."""
@@ -155,23 +210,23 @@ class Watcher:
             examples: dict[str, Finding] = {}
             cases = [case for case in self._look_at_all(now) if case is not None]
             for case in self._one_a_socket(cases):
-                finding = None if case.finding else self._find(case, now)
-                if finding is not None:
-                    late[finding.fingerprint] += 1
-                    examples.setdefault(finding.fingerprint, finding)
+                draft = None if case.finding or case.pooled else self._drafter.of_case(case, now)
+                if draft is not None:
+                    late[draft.finding.fingerprint] += 1
+                    examples.setdefault(draft.finding.fingerprint, draft.finding)
             registry = self._registry
-            groups = tuple(
-                _total(leak.fingerprint, leak.example, leak.count, leak.open)
-                for leak in self.leaks.groups()
-            )
+            groups = narrate.totals(self.leaks)
+            pooled = narrate.totals(self.pooled)
         return Summary(
             at_ns=now,
             groups=groups,
+            pooled=pooled,
             open_at_exit=tuple(
-                _total(name, examples[name], count, count) for name, count in late.most_common()
+                narrate.total(name, examples[name], count, count)
+                for name, count in late.most_common()
             ),
             tracked=registry.tracked(),
-            collected_unclosed=self._collected if registry.notes_freed else None,
+            collected_unclosed=self._burials.count if registry.notes_freed else None,
             coverage={"python": registry.tracked(), "adapter": 0, "native": None},
             cpu_ns=self.cpu_ns,
         )
@@ -230,6 +285,7 @@ class Watcher:
             elif (
                 case.finding is None
                 and not case.spared
+                and not (case.pooled and now - case.pooled_ns < max(threshold_ns, _LOOK_AGAIN_NS))
                 and self._look_at(case.record, now) is case
                 and detector.is_leak(case.trouble, now_ns=now, threshold_ns=threshold_ns)
             ):
@@ -249,41 +305,12 @@ class Watcher:
 
     def _bury(self) -> None:
         """Take in the sockets that were freed unclosed: had their peer gone before?"""
-        collected = self._registry.collected
-        dying, self._dying = self._dying, {}
-        collected.extend(dying.values())
-        while collected:
-            freed = collected.popleft()
-            record, info, _, at_ns = freed
-            if alive(record) is not None:
-                # Somebody looked at its __del__; or another thread is in the midst of
-                # freeing it: then it is gone at the next look.
-                if record not in dying:
-                    self._dying[record] = freed
-                continue
-            self._collected += 1
-            if info is None or self._was_found(record):
-                continue  # it ends by itself
-            case = self._cases.get(record.serial)
-            before = self._cases.pop(record.serial).trouble if case is not None else None
-            trouble = detector.follow(record, before, self._decode(info), now_ns=at_ns)
-            if trouble is None:
-                continue
-            self._buried.append((freed, trouble))
-            threshold_ns = self._config.threshold_ns
-            if detector.is_leak(trouble, now_ns=at_ns, threshold_ns=threshold_ns):
-                finding = self._find_collected(freed, trouble)
-                if finding is not None:
-                    self._queue(self.leaks.add(finding))
-
-    def _was_found(self, record: SocketRecord | None) -> bool:
-        """Tell whether a socket is a leak already, perhaps by an earlier object of its."""
-        while record is not None:
-            case = self._cases.get(record.serial)
-            if case is not None and case.finding is not None:
-                return True
-            record = record.previous
-        return False
+        threshold_ns = self._config.threshold_ns
+        for freed, trouble in self._burials.take_in(self._cases):
+            if detector.is_leak(trouble, now_ns=freed.at_ns, threshold_ns=threshold_ns):
+                draft = self._drafter.of_burial(freed, trouble)
+                if draft is not None:
+                    self._queue(self.leaks.add(draft.finding))
 
     def _drop_closed(self) -> None:
         # Where nothing ticks, nobody else lets go of them.
@@ -326,56 +353,61 @@ class Watcher:
                 yield self._leaking.get(socket_id, case)
 
     def _confirm(self, case: Case, now: int) -> None:
-        """Make a leak of a case, unless its kernel socket is one already, or ignored."""
+        """Draft a finding, unless the case's kernel socket is a leak already, or ignored."""
+        if not self._is_known(case):
+            draft = self._drafter.of_case(case, now)
+            if draft is not None:
+                self._drafts.append(draft)
+
+    def _is_known(self, case: Case) -> bool:
+        """Tell whether the kernel socket is a leak by another object; note it there."""
         case.identity = identity(case.record.fd)
         first = self._leaking.get(case.identity)
-        if first is not None and first is not case and first.is_open():
-            if case.record not in first.twins:
-                first.twins.append(case.record)
+        if first is None or first is case or not first.is_open():
+            return False
+        if case.record not in first.twins:
+            first.twins.append(case.record)
+        return True
+
+    def _settle(self, conclusion: Conclusion, now: int) -> None:
+        """What was drafted is a leak, or idle in a pool, or closed by now."""
+        case, finding = conclusion.draft.case, conclusion.finding
+        if case is None or case.finding is not None or not case.is_open() or self._is_known(case):
             return
-        finding = self._find(case, now)
-        if finding is not None:
-            case.finding = finding
-            self._leaking[case.identity] = case
-            self._queue(self.leaks.add(finding))
+        before, case.pooled = case.pooled, None
+        if conclusion.is_normal:
+            case.pooled, case.pooled_ns = before or finding, now
+            if before is None:
+                self._queue(self.pooled.add(finding))
+            return
+        if before is not None:
+            self.pooled.resolve(before, now)
+        case.finding = finding
+        self._leaking[case.identity] = case
+        self._queue(self.leaks.add(finding))
+
+    def _up_to_date(self, event: Event) -> Event:
+        if event.name == POOLED:
+            return self.pooled.up_to_date(event)
+        event = self.leaks.up_to_date(event)
+        growing = self.leaks.growth.trend()
+        if growing is None or growing.per_hour <= 0:
+            return event
+        used, limit = descriptors.count(), descriptors.limit()
+        known = used is not None and limit is not None
+        left = time_to_limit_ns(growing, used or 0, limit or 0) if known else None
+        return replace(event, limit_in_ns=left)
 
     def _end(self, case: Case, now: int) -> None:
         """The socket is closed, or well again."""
         self._cases.pop(case.record.serial, None)
         self._readings.note_end(case, now)
+        if case.pooled is not None:
+            self.pooled.resolve(case.pooled, now)
         if case.finding is not None:
             self._cases.pop(case.finding.serial, None)
             self._leaking.pop(case.identity, None)
             self._queue(self.leaks.resolve(case.finding, now))
-
-    def _find(self, case: Case, now: int) -> Finding | None:
-        """Return the finding that a case amounts to; ``None`` if it is ignored or gone."""
-        record = case.record
-        sock = alive(record)
-        if sock is None:
-            return None
-        evidence = self._observer.evidence(sock, record)
-        if alive(record) is None:  # closed while we looked: all that was another's number
-            return None
-        return self._narrate(record, case.trouble, evidence, now)
-
-    def _find_collected(self, freed: Collected, trouble: Trouble) -> Finding | None:
-        record = freed.record
-        evidence = Evidence(local=endpoints.render(freed.local), peer=record.peer)
-        return self._narrate(record, detector.collected(trouble), evidence, freed.at_ns)
-
-    def _narrate(
-        self, record: SocketRecord, trouble: Trouble, evidence: Evidence, now: int
-    ) -> Finding | None:
-        listener = self._listeners.find(evidence.local, now) if record.accepted else None
-        finding = narrate.finding(
-            record, trouble, evidence, listener, depth=self._config.depth, now_ns=now
-        )
-        if not (narrate.is_ignored(finding, self._ignore) or narrate.is_telemetry(record, finding)):
-            return finding
-        if record.serial in self._cases:
-            self._cases[record.serial].spared = True
-        return None
 
     def _queue(self, event: Event | None) -> None:
         if event is not None:
@@ -385,15 +417,3 @@ class Watcher:
 def _is_open_stream(record: SocketRecord) -> bool:
     sock = alive(record)
     return sock is not None and endpoints.is_stream(sock)
-
-
-def _total(fingerprint: str, example: Finding, count: int, still_open: int) -> GroupTotal:
-    return GroupTotal(
-        fingerprint=fingerprint,
-        kind=example.kind,
-        verdict=example.verdict,
-        count=count,
-        open=still_open,
-        # The overflow group has many sites.
-        site=culprit(example.created.stack) if fingerprint == example.fingerprint else None,
-    )

@@ -1,4 +1,4 @@
-"""When is it a leak, and why: the rules, with the time passed in."""
+"""When is it a leak: the rules, with the time passed in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from support.builders import (
     SECOND,
     a_record,
     a_trouble,
-    an_eof,
     an_observation,
-    some_evidence,
 )
 
-from sockguard.detector import JIFFY_NS, RULES, Trouble, collected, follow, is_leak, judge
-from sockguard.findings import Kind, Observation, Verdict
+from sockguard.detector import JIFFY_NS, Trouble, collected, follow, is_leak
+from sockguard.findings import Kind, Observation
 from sockguard.tcp import TcpState
 
 NOW = 100 * SECOND
@@ -218,38 +216,6 @@ def test_a_socket_freed_unclosed_is_of_that_kind_and_keeps_its_times():
     before = a_trouble(fin_ns=5, clock_ns=7, bytes_acked=9)
 
     assert collected(before) == a_trouble(kind=Kind.COLLECTED, fin_ns=5, clock_ns=7, bytes_acked=9)
-
-
-# -- why --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("noted", "evidence", "verdict"),
-    [
-        ({}, {}, Verdict.UNKNOWN),
-        ({}, {"unread_bytes": 0, "end_unread": False}, Verdict.UNKNOWN),
-        ({}, {"unread_bytes": 1}, Verdict.UNREAD),
-        ({}, {"end_unread": True}, Verdict.UNREAD),
-        ({"eof": an_eof()}, {}, Verdict.EOF_IGNORED),
-        ({}, {"closed_by_program": True}, Verdict.MAKEFILE),
-        # More than one: the nearer to the missing close speaks.
-        ({"eof": an_eof()}, {"end_unread": True}, Verdict.EOF_IGNORED),
-        ({"eof": an_eof()}, {"closed_by_program": True}, Verdict.MAKEFILE),
-        ({}, {"closed_by_program": True, "unread_bytes": 9}, Verdict.MAKEFILE),
-    ],
-)
-def test_the_first_rule_whose_evidence_is_there_gives_the_verdict(noted, evidence, verdict):
-    assert judge(a_record(**noted), some_evidence(**evidence)).verdict is verdict
-
-
-def test_every_verdict_has_one_rule_with_words():
-    assert [rule.verdict for rule in RULES] == [
-        Verdict.MAKEFILE,
-        Verdict.EOF_IGNORED,
-        Verdict.UNREAD,
-        Verdict.UNKNOWN,
-    ]
-    assert all(rule.why and rule.advice for rule in RULES)
 
 
 # -- whatever happens -------------------------------------------------------------------

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 import sockguard
-from sockguard import config, findings, heartbeat, leaks, listeners, registry, stacks, watcher
+from sockguard import (
+    burials,
+    config,
+    correspondence,
+    explainer,
+    findings,
+    heartbeat,
+    holders,
+    leaks,
+    listeners,
+    registry,
+    stacks,
+)
 from sockguard.cli import help_text
 from sockguard.config import OPTIONS, Config
 from sockguard.exporters.json_lines import encode_event, encode_summary
@@ -59,6 +71,7 @@ def test_the_documented_defaults_are_those_of_the_code():
     assert int(cells["--depth"]) == defaults.depth
     assert float(cells["--interval"]) == defaults.interval
     assert config.BY_NAME["output_limit"].parse(cells["--output-limit"]) == defaults.output_limit
+    assert float(cells["--explain"]) == defaults.explain
     assert cells["--observer"].strip("`") == defaults.observer
     assert cells["--level"].endswith(f"else `{defaults.level}`")
 
@@ -83,7 +96,12 @@ def test_every_kind_and_verdict_is_documented(heading, members):
 def test_every_event_is_documented():
     documented = rows("## Events")
     documented.pop("event")
-    assert set(documented) == {findings.LEAK, findings.RESOLVED, findings.SUMMARY}
+    assert set(documented) == {
+        findings.LEAK,
+        findings.RESOLVED,
+        findings.POOLED,
+        findings.SUMMARY,
+    }
 
 
 @pytest.fixture
@@ -99,14 +117,14 @@ def finding() -> Iterator[findings.Finding]:
             yield found
 
 
-@pytest.mark.parametrize("name", [findings.LEAK, findings.RESOLVED])
+@pytest.mark.parametrize("name", [findings.LEAK, findings.RESOLVED, findings.POOLED])
 def test_every_field_of_an_event_is_documented(name, finding):
     event = findings.Event(
         name=name, finding=finding, at_ns=finding.at_ns, group_count=1, group_open=1, open_ns=1
     )
-    heading = f"### Fields of `{findings.LEAK}` and `{findings.RESOLVED}`"
+    heading = f"### Fields of `{findings.LEAK}`, `{findings.RESOLVED}` and `{findings.POOLED}`"
     documented = set(rows(heading)) - {"field"}
-    if name == findings.LEAK:
+    if name != findings.RESOLVED:
         documented.remove("open_s")
     assert set(encode_event(event)) == documented
 
@@ -129,8 +147,12 @@ def test_the_documented_bounds_are_those_of_the_code():
     assert number("lines looked up") == stacks.MAX_RESOLVED
     assert number("groups") == leaks.MAX_GROUPS
     assert number("sockets freed unclosed, waiting for the next look") == registry.MAX_COLLECTED
-    assert number("the same, waiting for `check") == watcher.MAX_BURIED
+    assert number("the same, waiting for `check") == burials.MAX_BURIED
     assert number("listeners known by address") == listeners.MAX_LISTENERS
+    assert number("pools known") == explainer.MAX_KNOWN_POOLS
+    assert number("far ends asked for") == correspondence.MAX_ASKED
+    assert number("a search") == holders.MAX_LEVELS
+    assert float(re.findall(r"[\d.]+", cells["a search for holders"])[0]) == Config().explain
     assert number("a fork") == heartbeat.FORK_PATIENCE_S * 1000
     assert number("exit") == heartbeat.EXIT_PATIENCE_S
     assert "first five" in REFERENCE

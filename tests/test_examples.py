@@ -56,6 +56,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """Run all examples at once by the command of the README: each lives for a few seconds."""
     folder = tmp_path_factory.mktemp("examples")
     words = {"leaky": [LEAKY], "fixed": [LEAKY, "--fixed"], "pooled": [POOLED]}
+    words["careless"] = [POOLED, "--careless"]
     started: dict[str, subprocess.Popen[str]] = {}
     ended: Outcomes = {}
     try:
@@ -117,18 +118,30 @@ def test_the_fixed_server_has_no_finding_under_the_same_load(outcomes: Outcomes)
     assert summary["tracked"] == summaries(leaky.output)[leaky.pid]["tracked"]
 
 
-def test_the_pooled_client_is_unread_until_the_pool_looks(outcomes: Outcomes) -> None:
+def test_the_pooled_client_s_idle_connection_is_no_leak(outcomes: Outcomes) -> None:
     run = outcomes["pooled"]
     assert run.code == 0
     assert run.close_wait == 1
-    assert "closed after all" in run.report
-    (leak,) = leaks(run.output)
-    assert (leak["verdict"], leak["end_unread"], leak["eof"]) == ("unread", True, None)
-    assert lines_in(leak["created"]["stack"], POOLED)[0] == line_of(
+    assert re.fullmatch(r"sockguard: no leak; \d+ sockets tracked\n", run.report)
+    (pooled,) = lines(run.output, "sockguard.socket.pooled")
+    assert (pooled["verdict"], pooled["end_unread"], pooled["eof"]) == ("pooled", True, None)
+    assert lines_in(pooled["created"]["stack"], POOLED)[0] == line_of(
         POOLED, '"client:", session.get(url, timeout=10).text)'
     )
-    (resolved,) = lines(run.output, "sockguard.socket.leak.resolved")
-    assert resolved["open_s"] > leak["since_fin_s"]
+    assert "HTTPConnectionPool, 1 idle" in pooled["why"]
+    summary = summaries(run.output)[run.pid]
+    assert [(group["count"], group["open"]) for group in summary["pooled"]] == [(1, 0)]
+
+
+def test_a_session_for_each_request_is_a_leak(outcomes: Outcomes) -> None:
+    run = outcomes["careless"]
+    assert run.code == 0
+    assert run.close_wait == 8
+    (leak, *_) = leaks(run.output)
+    assert leak["verdict"] == "pooled"
+    assert "pools made at one line" in leak["why"]
+    (group,) = summaries(run.output)[run.pid]["groups"]
+    assert group["count"] == 8
 
 
 @pytest.mark.parametrize("missing", ["requests", "uvicorn"])
@@ -181,7 +194,7 @@ def assert_types(fields: dict[str, Any], types: dict[str, tuple[type, ...]]) -> 
         assert type(fields[name]) in allowed, f"{name}: {fields[name]!r}"
 
 
-@pytest.mark.parametrize("example", ["leaky", "pooled"])
+@pytest.mark.parametrize("example", ["leaky", "careless"])
 def test_every_field_of_a_leak_line_is_there_and_of_its_type(
     outcomes: Outcomes, example: str
 ) -> None:

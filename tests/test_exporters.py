@@ -227,7 +227,7 @@ def test_a_report_names_task_trace_listener_read_and_holders_where_they_are_know
         "  listener /srv/app/main.py:7 in serve",
         "  told at  /srv/app/db.py:95 in read",
         "  held by  app.db.POOL",
-        "             <- Pool._idle[2]",
+        "           and by Pool._idle[2]",
         "  why      nobody has read what the peer sent last (eof_ignored)",
         "  next     close the socket",
         "",
@@ -388,6 +388,7 @@ def test_a_leak_is_one_line_with_every_field(path: Path) -> None:
         "fingerprint": "a1f39c02b7de",
         "kind": "peer_closed",
         "verdict": "unread",
+        "confidence": "unknown",
         "why": "nobody has read what the peer sent last",
         "advice": "close the socket",
         "state": "close_wait",
@@ -398,12 +399,18 @@ def test_a_leak_is_one_line_with_every_field(path: Path) -> None:
         "since_fin_s": 720.123457,
         "unread_bytes": 17,
         "end_unread": True,
+        "site": stack[0],
         "created": {"stack": stack, **who},
         "listener": {"stack": stack[:1], **nobody},
         "eof": {"stack": stack[:1], **nobody},
+        "handler": None,
+        "waits_at": None,
+        "far_end": None,
         "holders": ["app.db.POOL"],
         "group_count": 3,
         "group_open": 2,
+        "group_per_hour": None,
+        "fd_limit_in_s": None,
     }
 
 
@@ -435,6 +442,7 @@ def test_the_summary_closes_the_record(path: Path) -> None:
         "verdict": "unread",
         "count": 2,
         "open": 2,
+        "per_hour": None,
         "site": {"file": "/srv/app/db.py", "line": 88, "function": "connect"},
     }
     assert line.pop("time")
@@ -443,6 +451,7 @@ def test_the_summary_closes_the_record(path: Path) -> None:
         "pid": os.getpid(),
         "leaked": 2,
         "groups": [group],
+        "pooled": [],
         "open_at_exit": [group | {"count": 1, "open": 1}],
         "tracked": 12,
         "collected_unclosed": None,

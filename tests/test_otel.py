@@ -22,7 +22,17 @@ from sockguard.exporters import attributes as attributes_module
 from sockguard.exporters import otel
 from sockguard.exporters.attributes import event_attributes
 from sockguard.exporters.otel import METRICS, OtelExporter, Providers
-from sockguard.findings import LEAK, RESOLVED, Event, Finding, Kind, Reading
+from sockguard.findings import (
+    LEAK,
+    POOLED,
+    RESOLVED,
+    Event,
+    FarEnd,
+    Finding,
+    Kind,
+    Reading,
+)
+from sockguard.growth import Trend
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
 
@@ -91,7 +101,7 @@ def an_event(
     name: str = LEAK,
     finding: Finding | None = None,
     at_ns: int | None = None,
-    open_ns: int | None = None,
+    **more: Any,
 ) -> Event:
     return Event(
         name=name,
@@ -99,7 +109,7 @@ def an_event(
         at_ns=time.monotonic_ns() if at_ns is None else at_ns,
         group_count=1,
         group_open=1,
-        open_ns=open_ns,
+        **more,
     )
 
 
@@ -240,6 +250,15 @@ def test_an_sdk_that_raises_costs_its_events_and_no_others(sdk, capfd):
     assert capfd.readouterr().err.count("LookupError") == 1
 
 
+def test_no_key_of_a_holder_is_told_without_addresses():
+    holders = ("app.CONNECTIONS[('10.0.0.9', 5432)] -> Pool._idle[2]", "app.BY_HOST['::1']")
+    event = an_event(finding=a_finding(holders=holders, why=f"it waits: {holders[1]}"))
+    told = event_attributes(event, omits_addresses=True)
+    assert told["sockguard.holders"] == ["app.CONNECTIONS[…] -> Pool._idle[2]", "app.BY_HOST[…]"]
+    assert told["sockguard.why"] == "it waits: app.BY_HOST[…]"
+    assert event_attributes(event, omits_addresses=False)["sockguard.holders"] == list(holders)
+
+
 def test_the_page_lists_every_event_attribute_and_metric_and_no_other():
     full = a_finding(
         local="127.0.0.1:80",
@@ -249,15 +268,20 @@ def test_the_page_lists_every_event_attribute_and_metric_and_no_other():
         listener=an_origin(a_frame()),
         eof=an_origin(a_frame()),
         holders=("a",),
+        waits_at=an_origin(a_frame()),
+        handler=a_frame(),
+        far_end=FarEnd(state=TcpState.FIN_WAIT_2, pid=1, fd=2, created=an_origin(a_frame())),
     )
-    event = an_event(name=RESOLVED, finding=full, open_ns=1)
+    event = an_event(
+        name=RESOLVED, finding=full, open_ns=1, trend=Trend(0.5), limit_in_ns=1_500_000_000
+    )
     told = event_attributes(event, omits_addresses=False)
     assert _first_cells("### Attributes") == set(told)
     kinds = {str: "string", bool: "boolean", int: "int", float: "double", list: "string[]"}
     assert {name: row[1] for name, row in _rows("### Attributes").items()} == {
         name: kinds[type(value)] for name, value in told.items()
     }
-    assert _first_cells("## Events") == {LEAK, RESOLVED}
+    assert _first_cells("## Events") == {LEAK, RESOLVED, POOLED}
     rows = _rows("## Metrics")
     assert {
         (name, row[1], row[2].strip("`"), tuple(re.findall(r"`([^`]+)`", row[3])))

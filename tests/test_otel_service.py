@@ -282,6 +282,8 @@ KNOWN = {
     "network.type": str,
     "sockguard.advice": str,
     "sockguard.age": float,
+    "sockguard.confidence": str,
+    "sockguard.far_end.state": str,
     "sockguard.fd": int,
     "sockguard.fingerprint": str,
     "sockguard.group.count": int,

@@ -133,7 +133,7 @@ def test_the_report_says_what_where_who_why_and_what_next() -> None:
     )
     assert rows[0] == "  opened   leaking.py:9 in accept"
     assert rows[1].split() == ["<-", "leaking.py:17", "in", "<module>"]
-    assert [row.split()[0] for row in rows[2:]] == ["by", "held", "why", "next"]
+    assert [row.split()[0] for row in rows[2:]] == ["by", "held", "far", "why", "next"]
     assert re.match(r"sockguard: 1 socket leaked at 1 place, 1 still open at exit; 3 sock", closing)
     assert group.split()[:2] == ["1", f"[{name}]"]
 

@@ -109,7 +109,7 @@ def test_a_report_of_one_socket_says_all_of_it():
         "  listener /srv/shop/main.py:9 in open_shop\n"
         "  told at  /srv/shop/db.py:120 in read\n"
         "  held by  shop.db.POOL -> Pool._idle[2]\n"
-        "             <- Connection._sock\n"
+        "           and by Connection._sock\n"
         "  why      nobody has read what the peer sent last (unread)\n"
         "  next     close the socket"
     )
@@ -243,12 +243,15 @@ def test_a_line_that_is_unknown_is_a_question_mark():
 
 
 def test_frames_above_the_program_s_outermost_are_left_out():
-    assert functions([a_frame("inner"), a_frame("outer"), LOOP, *LIBRARY]) == ["inner", "outer"]
+    assert functions([a_frame("inner"), a_frame("outer"), LOOP, *LIBRARY]) == [
+        "inner (yours)",
+        "outer",
+    ]
 
 
 def test_library_frames_between_the_program_s_own_are_shown():
     assert functions([a_frame("inner"), LOOP, a_frame("outer")]) == [
-        "inner",
+        "inner (yours)",
         "serve_forever",
         "outer",
     ]
@@ -258,10 +261,10 @@ def test_library_frames_between_the_program_s_own_are_shown():
     ("deep", "shown"),
     [
         (0, ["handle"]),
-        (1, ["lib0", "handle"]),
-        (2, ["lib0", "lib1", "handle"]),
-        (3, ["lib0", "lib2", "handle"]),
-        (9, ["lib0", "lib8", "handle"]),
+        (1, ["lib0", "handle (yours)"]),
+        (2, ["lib0", "lib1", "handle (yours)"]),
+        (3, ["lib0", "lib2", "handle (yours)"]),
+        (9, ["lib0", "lib8", "handle (yours)"]),
     ],
 )
 def test_of_a_deep_library_call_both_ends_are_shown(deep, shown):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from sockguard.exporters.wording import place
 from sockguard.findings import RESOLVED, Event, Origin
 from sockguard.sites import culprit, module_name
 from sockguard.stacks import Frame
@@ -18,17 +19,20 @@ MAX_HOLDERS: Final = 10
 Value = str | int | float | bool | Sequence[str]
 
 _INET: Final = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}):(\d{1,5})")
+# All but an index.
+_KEY: Final = re.compile(r"\[(?!\d+\])[^\]]*\]")
 _INET6: Final = re.compile(r"\[([0-9a-fA-F:.%\w]+)\]:(\d{1,5})")
 
 
 def event_attributes(event: Event, *, omits_addresses: bool) -> dict[str, Value]:
     """Return what an event tells; what is unknown is left out. docs/opentelemetry.md lists it."""
     finding = event.finding
-    frame = culprit(finding.created.stack)
+    frame, far = culprit(finding.created.stack), finding.far_end
     known: dict[str, Value | None] = {
         "sockguard.fingerprint": finding.fingerprint,
         "sockguard.kind": finding.kind.value,
         "sockguard.verdict": finding.verdict.value,
+        "sockguard.confidence": finding.confidence.value,
         "sockguard.why": finding.why,
         "sockguard.advice": finding.advice,
         "sockguard.fd": finding.fd,
@@ -38,9 +42,17 @@ def event_attributes(event: Event, *, omits_addresses: bool) -> dict[str, Value]
         "sockguard.end_unread": finding.end_unread,
         "sockguard.group.count": event.group_count,
         "sockguard.group.open": event.group_open,
+        "sockguard.group.per_hour": None if event.trend is None else event.trend.per_hour,
+        "sockguard.fd.limit_in": None if event.limit_in_ns is None else event.limit_in_ns / 1e9,
         "sockguard.task": finding.created.task,
         "sockguard.listener.stacktrace": _stacktrace(finding.listener),
         "sockguard.eof.stacktrace": _stacktrace(finding.eof),
+        "sockguard.far_end.pid": None if far is None else far.pid,
+        "sockguard.far_end.fd": None if far is None else far.fd,
+        "sockguard.far_end.state": None if far is None or far.state is None else far.state.value,
+        "sockguard.far_end.stacktrace": None if far is None else _stacktrace(far.created),
+        "sockguard.waits_at.stacktrace": _stacktrace(finding.waits_at),
+        "sockguard.handler": None if finding.handler is None else place(finding.handler),
         "sockguard.holders": None if finding.holders is None else finding.holders[:MAX_HOLDERS],
         "network.connection.state": None if finding.state is None else finding.state.value,
         "thread.name": finding.created.thread,
@@ -50,11 +62,19 @@ def event_attributes(event: Event, *, omits_addresses: bool) -> dict[str, Value]
     }
     if event.name == RESOLVED and event.open_ns is not None:
         known["sockguard.open"] = round(event.open_ns / 1e9, 3)
+    if omits_addresses and finding.holders is not None:
+        known["sockguard.holders"] = [_without_keys(path) for path in finding.holders]
+        known["sockguard.why"] = _without_keys(finding.why)
     return {
         name: _fit(value, MAX_STACKTRACE if name.endswith("stacktrace") else MAX_TEXT)
         for name, value in known.items()
         if value is not None
     }
+
+
+def _without_keys(path: str) -> str:
+    """Leave out what a dictionary has a socket under: often the peer's address."""
+    return _KEY.sub("[…]", path)
 
 
 def fit(text: str, most: int = MAX_TEXT) -> str:

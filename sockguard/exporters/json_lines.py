@@ -12,8 +12,18 @@ from typing import Any, Final
 
 from sockguard.descriptors import identity, move_high
 from sockguard.exporters.clock import unix_ns
-from sockguard.findings import RESOLVED, SUMMARY, Event, Finding, GroupTotal, Origin, Summary
+from sockguard.findings import (
+    RESOLVED,
+    SUMMARY,
+    Event,
+    FarEnd,
+    Finding,
+    GroupTotal,
+    Origin,
+    Summary,
+)
 from sockguard.native import original
+from sockguard.sites import culprit
 from sockguard.stacks import Frame
 from sockguard.stderr import complain
 
@@ -55,11 +65,25 @@ def _origin(origin: Origin | None) -> dict[str, Any] | None:
     }
 
 
+def _far_end(far: FarEnd | None) -> dict[str, Any] | None:
+    if far is None:
+        return None
+    return {
+        "state": None if far.state is None else far.state.value,
+        "pid": far.pid,
+        "process": far.process,
+        "fd": far.fd,
+        "held": far.held,
+        "created": _origin(far.created),
+    }
+
+
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "fingerprint": finding.fingerprint,
         "kind": finding.kind.value,
         "verdict": finding.verdict.value,
+        "confidence": finding.confidence.value,
         "why": finding.why,
         "advice": finding.advice,
         "state": None if finding.state is None else finding.state.value,
@@ -70,9 +94,13 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "since_fin_s": _seconds(finding.since_fin_ns),
         "unread_bytes": finding.unread_bytes,
         "end_unread": finding.end_unread,
+        "site": None if (site := culprit(finding.created.stack)) is None else _frame(site),
         "created": _origin(finding.created),
         "listener": _origin(finding.listener),
         "eof": _origin(finding.eof),
+        "handler": None if finding.handler is None else _frame(finding.handler),
+        "waits_at": _origin(finding.waits_at),
+        "far_end": _far_end(finding.far_end),
         "holders": None if finding.holders is None else list(finding.holders),
     }
 
@@ -86,6 +114,8 @@ def encode_event(event: Event) -> dict[str, Any]:
         **_finding(event.finding),
         "group_count": event.group_count,
         "group_open": event.group_open,
+        "group_per_hour": None if event.trend is None else round(event.trend.per_hour, 3),
+        "fd_limit_in_s": None if event.limit_in_ns is None else _seconds(event.limit_in_ns),
     }
     if event.name == RESOLVED:
         line["open_s"] = None if event.open_ns is None else _seconds(event.open_ns)
@@ -99,6 +129,7 @@ def _group(group: GroupTotal) -> dict[str, Any]:
         "verdict": group.verdict.value,
         "count": group.count,
         "open": group.open,
+        "per_hour": None if group.trend is None else round(group.trend.per_hour, 3),
         "site": None if group.site is None else _frame(group.site),
     }
 
@@ -111,6 +142,7 @@ def encode_summary(summary: Summary) -> dict[str, Any]:
         "pid": os.getpid(),
         "leaked": summary.leaked,
         "groups": [_group(group) for group in summary.groups],
+        "pooled": [_group(group) for group in summary.pooled],
         "open_at_exit": [_group(group) for group in summary.open_at_exit],
         "tracked": summary.tracked,
         "collected_unclosed": summary.collected_unclosed,

@@ -7,7 +7,6 @@ semantic conventions; what is ours begins with ``sockguard.`` (docs/opentelemetr
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from _thread import get_ident
@@ -17,6 +16,7 @@ from importlib import import_module
 from time import monotonic_ns, thread_time_ns
 from typing import Any, Final, NamedTuple
 
+from sockguard import descriptors
 from sockguard.exporters import wording
 from sockguard.exporters.attributes import event_attributes, fit
 from sockguard.exporters.clock import unix_ns
@@ -211,7 +211,7 @@ class OtelExporter:
                 return
             if reading.states is not None:
                 began = thread_time_ns()
-                self._descriptors = _count_descriptors()
+                self._descriptors = descriptors.count()
                 cost_ns = thread_time_ns() - began + reading.states_cost_ns
                 self._count_at_ns = monotonic_ns() + max(COUNT_EVERY_NS, cost_ns * COUNT_SHARE)
                 self._wants_states = False
@@ -263,7 +263,7 @@ class OtelExporter:
             yield self._descriptors, {}
 
     def limit(self) -> Observed:
-        limit = _descriptor_limit()
+        limit = descriptors.limit()
         if limit is not None:
             yield limit, {}
 
@@ -369,22 +369,3 @@ def _as_a_guest() -> Iterator[None]:
         yield
     finally:
         active.pop(ident, None)
-
-
-def _count_descriptors() -> int | None:
-    """Return how many descriptors are open; ``None`` where the system has no list of them."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        try:
-            return len(os.listdir(folder)) - 1  # one is the listing's own
-        except OSError:
-            continue
-    return None
-
-
-def _descriptor_limit() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft

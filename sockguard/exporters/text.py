@@ -8,7 +8,7 @@ from typing import Final
 
 from sockguard import stderr
 from sockguard.exporters import wording
-from sockguard.findings import LEAK, Event, Summary
+from sockguard.findings import LEAK, RESOLVED, Event, Summary
 
 _BOLD: Final = "\x1b[1m"
 _RED: Final = "\x1b[1;31m"
@@ -47,12 +47,16 @@ class TextExporter:
             leaks = [event for event in batch if event.name == LEAK]
             if leaks:
                 self._report(fingerprint, leaks)
-            closed = [event for event in batch if event.name != LEAK]
+            closed = [event for event in batch if event.name == RESOLVED]
             if closed:
                 self._write(f"[{fingerprint}] {wording.resolved(closed[-1])}\n")
 
     def _report(self, fingerprint: str, leaks: list[Event]) -> None:
-        oldest = max(leaks, key=lambda event: event.finding.since_fin_ns)
+        # Of those whose holders were looked for, if any was.
+        oldest = max(
+            leaks,
+            key=lambda event: (event.finding.holders is not None, event.finding.since_fin_ns),
+        )
         latest = leaks[-1]
         fresh = latest.group_count - self._reported.get(fingerprint, 0)
         if latest.overflow:
@@ -65,6 +69,8 @@ class TextExporter:
             at_ns=latest.at_ns,
             group_count=latest.group_count,
             group_open=latest.group_open,
+            trend=latest.trend,
+            limit_in_ns=latest.limit_in_ns,
             overflow=latest.overflow,
         )
         head, *rows = wording.leak(event, fresh, None if self._is_root else os.getpid())

@@ -6,7 +6,18 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from sockguard.findings import Event, Finding, GroupTotal, Kind, Origin, Summary
+from sockguard.findings import (
+    LEAK,
+    Confidence,
+    Event,
+    FarEnd,
+    Finding,
+    GroupTotal,
+    Kind,
+    Origin,
+    Summary,
+)
+from sockguard.growth import in_words
 from sockguard.sites import culprit, is_application
 from sockguard.stacks import Frame
 from sockguard.tcp import TcpState
@@ -57,6 +68,11 @@ def trail(stack: Sequence[Frame]) -> list[str]:
         # Deep inside a library: the call into it, and the line that made the call.
         shown = [stack[0], *shown[own[0] - 1 :]] if own[0] > 2 else shown
     lines = [place(frame) for frame in shown[:_FRAMES]]
+    yours = culprit(stack) if own and len(own) < len(stack) else None
+    lines = [
+        f"{line} (yours)" if frame is yours else line
+        for frame, line in zip(shown, lines, strict=False)
+    ]
     if len(shown) > _FRAMES:
         lines.append(f"… {len(shown) - _FRAMES} more")
     return lines or ["unknown"]
@@ -98,6 +114,35 @@ def _rows(label: str, lines: Sequence[str]) -> list[str]:
     return [f"  {label:<8} {first}", *(f"  {'':<8}   <- {line}" for line in others)]
 
 
+def _far_end(far: FarEnd) -> list[str]:
+    state = "" if far.state is None else f" ({far.state.name})"
+    if far.is_closed:
+        return [f"closed for good{state}: no process has it any more"]
+    if far.is_unaccepted:
+        return [f"waits to be accepted{state}: no process has it yet"]
+    if far.pid is None:
+        return [f"open on this host{state}, in a process that could not be told"]
+    who = "this process" if far.pid == os.getpid() else f"pid {far.pid} ({far.process or '?'})"
+    where = trail(far.created.stack) if far.created is not None else []
+    opened = f", opened {where[0]}" if where else ""
+    return [f"fd {far.fd} of {who}{state}{opened}", *where[1:]]
+
+
+def _growth(event: Event) -> str:
+    if event.trend is None:
+        return "unknown"
+    words = in_words(event.trend)
+    if event.limit_in_ns is None:
+        return words
+    return (
+        f"{words}; at the rate of all leaks no descriptor is left in {duration(event.limit_in_ns)}"
+    )
+
+
+def _doubt(finding: Finding) -> str:
+    return ", likely" if finding.confidence is Confidence.LIKELY else ""
+
+
 def leak(event: Event, fresh: int, pid: int | None) -> list[str]:
     """Return the report of a group: ``fresh`` sockets new since the last one, ``event`` an example.
 
@@ -117,14 +162,27 @@ def leak(event: Event, fresh: int, pid: int | None) -> list[str]:
     process = "" if pid is None else f" pid {pid}"
     lines = [f"{head:<{_WIDTH}} [{finding.fingerprint}{process}]"]
     lines += _rows(label, [_what(finding)])
+    if event.trend is not None:
+        lines += _rows("growth", [_growth(event)])
     lines += _rows("opened", trail(finding.created.stack))
     lines += _rows("by", [_who(finding.created)])
     if finding.listener is not None:
         lines += _rows("listener", trail(finding.listener.stack))
     if finding.eof is not None:
         lines += _rows("told at", trail(finding.eof.stack))
-    lines += _rows("held by", finding.holders or ["unknown"])
-    lines += _rows("why", [f"{finding.why} ({finding.verdict.value})"])
+    if finding.handler is not None:
+        lines += _rows("handler", [place(finding.handler)])
+    first, *others = finding.holders or ["unknown"]
+    lines += _rows("held by", [first])
+    lines += [
+        f"  {'':<8} and {other if other.startswith('weakly') else f'by {other}'}"
+        for other in others
+    ]
+    if finding.waits_at is not None:
+        lines += _rows("waits at", trail(finding.waits_at.stack))
+    if finding.far_end is not None:
+        lines += _rows("far end", _far_end(finding.far_end))
+    lines += _rows("why", [f"{finding.why} ({finding.verdict.value}{_doubt(finding)})"])
     lines += _rows("next", [finding.advice])
     return lines
 
@@ -136,7 +194,8 @@ def sentence(event: Event) -> str:
     where = "at an unknown place" if frame is None else f"at {place(frame)}"
     if event.open_ns is not None:
         return f"closed after all, {duration(event.open_ns)} after the peer; opened {where}"
-    return f"{_HEADLINE[finding.kind]}: open for {duration(finding.since_fin_ns)}, opened {where}"
+    what = _HEADLINE[finding.kind] if event.name == LEAK else "idle in a pool, the peer has closed"
+    return f"{what}: open for {duration(finding.since_fin_ns)}, opened {where}"
 
 
 def resolved(event: Event) -> str:
@@ -150,7 +209,8 @@ def resolved(event: Event) -> str:
 
 def _group(group: GroupTotal, count: int, more: str) -> str:
     site = "unknown" if group.site is None else place(group.site)
-    return f"  {count:>6}  [{group.fingerprint}] {site}{more}"
+    grows = "" if group.trend is None else f", {in_words(group.trend)}"
+    return f"  {count:>6}  [{group.fingerprint}] {site}{more}{grows}"
 
 
 def summary(totals: Summary) -> list[str]:
@@ -168,6 +228,11 @@ def summary(totals: Summary) -> list[str]:
         ]
     else:
         lines = [f"sockguard: no leak; {plural(totals.tracked, 'socket')} tracked"]
+    pooled = sum(group.open for group in totals.pooled)
+    if pooled:
+        lines.append(
+            f"sockguard: {plural(pooled, 'idle connection')} in pools had lost the peer: no leak"
+        )
     if late:
         lines.append(
             f"sockguard: {plural(late, 'socket')} open at exit whose peer had closed,"

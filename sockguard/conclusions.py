@@ -48,7 +48,7 @@ def _conclude(
                 finding,
                 holders=holding.paths or None,
                 waits_at=holding.waits_at,
-                handler=holding.handler if record.accepted else None,
+                handler=holding.handler,
                 far_end=far_end(record),
             )
     opinion = judge(signs, line)

@@ -6,23 +6,20 @@ doubled. Sockets of a pool that was met before are found from the pool, for noth
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from sockguard import handlers, inside, paths, pools
-from sockguard.findings import MAX_POOLS, HeldBy, Holding, Origin, PoolUse
-from sockguard.holders import RESUMABLE, Heap, Path, RootKind, Search, Spot, frame_of
-from sockguard.holders import stacks as running_stacks
+from sockguard import circumstances, handlers, paths, pools
+from sockguard.findings import HeldBy, Holding, PoolUse
+from sockguard.holders import Heap, RootKind, Search
 from sockguard.poolkinds import KINDS, Census, PoolKind
 from sockguard.records import SocketRecord
 from sockguard.registry import alive
-from sockguard.sites import is_library_module, is_ours
-from sockguard.stacks import capture, resolve
 
 #: Paths that a finding tells.
 MAX_TOLD: Final = 3
@@ -32,17 +29,11 @@ MAX_KNOWN_POOLS: Final = 1000
 SHARE: Final = 0.02
 ALLOWANCE_NS: Final = 1_000_000_000
 
-_QUEUES: Final = frozenset(
-    {
-        "queue.Queue",
-        "_queue.SimpleQueue",
-        "asyncio.queues.Queue",
-        "concurrent.futures.thread._WorkItem",
-    }
-)
+# How long it is remembered which sockets were idle in which pool; it is looked at again then.
+_FRESH_NS: Final = 50_000_000
+
 # Packages that keep pools: the first word of their classes' paths.
 _POOLING: Final = {path.partition(".")[0] for kind in KINDS for path in kind.classes}
-_LIVE: Final = frozenset({RootKind.FRAME, RootKind.TASK, RootKind.THREAD})
 
 
 class _Known(NamedTuple):
@@ -70,8 +61,12 @@ class Explainer:
         self._depth = depth
         self._heap = Heap()
         self._known: dict[int, _Known] = {}
+        #: By ``id`` of a socket that was idle in one, at ``_looked_ns``.
+        self._idle: dict[int, _Known] = {}
+        self._looked_ns = self._swept_ns = clock() - _FRESH_NS
+        #: Sockets that were not idle in their pool at a look, though idle for long: by serial.
+        self._doubted: dict[int, None] = {}
         self._met: Counter[str] = Counter()
-        self._pooled: set[str] = set()
         #: By line and destination: the pools that keep troubled sockets.
         self._sites: defaultdict[tuple[str, str | None], dict[int, weakref.ref[Any]]] = defaultdict(
             dict
@@ -89,28 +84,50 @@ class Explainer:
         ``most_ns``, the GIL let go between steps. The caller has no reference to the socket:
         they are counted.
         """
-        met = self._met[fingerprint] = self._met[fingerprint] + 1
-        if (use := self._in_known_pool(record, fingerprint)) is not None:
-            return Holding(held_by=HeldBy.NAME, pool=use, paths=(use.title,))
-        is_due = anew or met & (met - 1) == 0 or self._may_be_pooled(fingerprint, record.peer)
-        if not is_due or not self._most_ns:
+        if alive(record) is None:
             return None
-        began = self._clock()
-        self._credit_ns = min(ALLOWANCE_NS, self._credit_ns + int((began - self._paid_ns) * SHARE))
-        self._paid_ns = began
-        if self._credit_ns <= 0 and not asked:
-            if not _may_be_of_a_pool(record):
-                return None
-            self._met[fingerprint] -= 1
-            raise NotNowError
+        met = self._met[fingerprint] = self._met[fingerprint] + 1
+        credit_ns = ALLOWANCE_NS if asked else self._credit()
+        # A new cause, or one whose pools become many, is not to wait for those that are known.
+        is_urgent = met & (met - 1) == 0 or len(self._sites[fingerprint, record.peer]) > 1
+        may_sweep = credit_ns > (-ALLOWANCE_NS if is_urgent else 0)
+        use = self._idle_in_a_pool(record, fingerprint, may_sweep=may_sweep)
+        # Of what is normal one search tells where such pools are; of what is not, or is in no
+        # pool, every doubling. Searches leave some of the allowance to sweeps.
+        is_due = met == 1 if use is not None and use.is_normal else met & (met - 1) == 0
+        if not self._most_ns or not (anew or is_due) or credit_ns < ALLOWANCE_NS // 4:
+            if use is None and not asked and not self._is_in_no_pool(record):
+                self._met[fingerprint] -= 1
+                raise NotNowError
+            return None if use is None else _of_pool(use)
+        began = time.thread_time_ns()
         try:
-            return self._search(record, fingerprint)
+            holding = self._search(record, fingerprint)
         finally:
-            self._credit_ns -= 0 if asked else self._clock() - began
+            self._credit_ns -= 0 if asked else time.thread_time_ns() - began
+        if holding.pool is None or not holding.pool.is_idle:
+            # The program goes on meanwhile: what it has just taken or put back proves nothing.
+            self._looked_ns -= _FRESH_NS
+            use = self._idle_in_a_pool(record, fingerprint, may_sweep=False)
+            return holding if use is None else _of_pool(use)
+        return holding
 
-    def _may_be_pooled(self, fingerprint: str, peer: str | None) -> bool:
-        """Tell whether others of the group are, and their pools are not too many to be normal."""
-        return fingerprint in self._pooled and len(self._sites[fingerprint, peer]) <= MAX_POOLS
+    def _is_in_no_pool(self, record: SocketRecord) -> bool:
+        """Tell whether a socket is of no pool, or was found not idle twice."""
+        if not _may_be_of_a_pool(record) or record.serial in self._doubted:
+            return True
+        if record.created_ns < self._swept_ns:
+            self._doubted[record.serial] = None
+            if len(self._doubted) > MAX_KNOWN_POOLS:
+                del self._doubted[next(iter(self._doubted))]
+        return False
+
+    def _credit(self) -> int:
+        """Return how much processor time searches may take now."""
+        now = self._clock()
+        self._credit_ns = min(ALLOWANCE_NS, self._credit_ns + int((now - self._paid_ns) * SHARE))
+        self._paid_ns = now
+        return self._credit_ns
 
     def _search(self, record: SocketRecord, fingerprint: str) -> Holding:
         search = Search(
@@ -118,12 +135,12 @@ class Explainer:
         )
         try:
             search.run()
-            return self._conclude(search, fingerprint, record.peer)
+            return self._conclude(search, fingerprint, record)
         finally:
             search.close()
 
-    def _conclude(self, search: Search, fingerprint: str, peer: str | None) -> Holding:
-        found = sorted(search.paths, key=_rank)
+    def _conclude(self, search: Search, fingerprint: str, record: SocketRecord) -> Holding:
+        found = sorted(search.paths, key=circumstances.rank)
         words = list(dict.fromkeys(paths.in_words(path) for path in found))[:MAX_TOLD]
         if search.is_cycle:
             words = [paths.cycle_in_words(search.farthest())]
@@ -133,15 +150,15 @@ class Explainer:
         words += self._weak_words(search)
         things = search.things
         self._learn(things)
-        live = next((path for path in found if _is_live(path)), None)
+        live = next((path for path in found if circumstances.is_live(path)), None)
         return Holding(
             paths=tuple(words),
-            held_by=_held_by(search, found),
-            waits_at=None if live is None else _present(live, self._depth),
-            pool=self._pool_of(things, search.target, fingerprint, peer),
-            queue=_queue(found),
-            is_paused=any(_is_paused(thing) for thing in things),
-            handler=handlers.handler(_chain(found)),
+            held_by=circumstances.held_by(search, found),
+            waits_at=None if live is None else circumstances.present(live, self._depth),
+            pool=self._pool_of(things, search.target, fingerprint, record.peer),
+            queue=circumstances.queue(found),
+            is_paused=any(circumstances.is_paused(thing) for thing in things),
+            handler=handlers.handler(circumstances.chain(found)) if record.accepted else None,
             cut=search.cut,
         )
 
@@ -159,17 +176,50 @@ class Explainer:
 
     # -- pools -------------------------------------------------------------------------
 
-    def _in_known_pool(self, record: SocketRecord, fingerprint: str) -> PoolUse | None:
-        sock = alive(record) if self._known else None
+    def _idle_in_a_pool(
+        self, record: SocketRecord, fingerprint: str, *, may_sweep: bool
+    ) -> PoolUse | None:
+        """Return the pool that keeps a socket idle. ``may_sweep``: by a pass, if need be."""
+        if self._clock() - self._looked_ns > _FRESH_NS:
+            self._look()
+        known = self._idle.get(id(alive(record)))
+        is_new = known is None and record.created_ns >= self._swept_ns
+        if is_new and may_sweep and _may_be_of_a_pool(record):
+            self._sweep()
+            self._look()
+            known = self._idle.get(id(alive(record)))
+        pool = None if known is None else known.reference()
+        if known is None or pool is None:
+            return None
+        census, sock = known.kind.look(pool), alive(record)
+        if census is None or sock is None or all(item is not sock for item in census.idle):
+            return None
+        return self._use(pool, census, fingerprint, record.peer, is_idle=True)
+
+    def _look(self) -> None:
+        """Look which sockets are idle in the pools that are known."""
+        self._idle.clear()
+        self._looked_ns = self._clock()
         for key, known in list(self._known.items()):
             pool = known.reference()
             if pool is None:
                 del self._known[key]
                 continue
             census = known.kind.look(pool)
-            if census is not None and any(item is sock for item in census.idle):
-                return self._use(pool, census, fingerprint, record.peer, is_idle=True)
-        return None
+            self._idle |= {} if census is None else dict.fromkeys(map(id, census.idle), known)
+
+    def _sweep(self) -> None:
+        """Know every pool: an object refers to its class, so one pass finds those of all."""
+        kinds = pools.classes()
+        if not kinds or not self._heap.allows_a_pass():
+            return
+        began = time.thread_time_ns()
+        self._swept_ns = self._clock()  # a pool made later has no older sockets
+        for thing in gc.get_referrers(*kinds):
+            kind = None if id(thing) in self._known else pools.kind_of(thing)
+            if kind is not None and pools.census(thing) is not None:
+                self._know(thing, kind)
+        self._credit_ns -= time.thread_time_ns() - began
 
     def _pool_of(
         self, things: list[Any], sock: Any, fingerprint: str, peer: str | None
@@ -179,7 +229,6 @@ class Explainer:
             if census is None:
                 continue
             if any(item is sock for item in census.idle):
-                self._pooled.add(fingerprint)
                 return self._use(thing, census, fingerprint, peer, is_idle=True)
             if any(item is sock for item in census.in_use or ()):
                 return self._use(thing, census, fingerprint, peer, is_idle=False)
@@ -228,6 +277,10 @@ class Explainer:
         )
 
 
+def _of_pool(use: PoolUse) -> Holding:
+    return Holding(held_by=HeldBy.NAME, pool=use, paths=(use.title,))
+
+
 def _may_be_of_a_pool(record: SocketRecord) -> bool:
     files = [code.co_filename for code in record.stack[::2]]
     return any(f"{os.sep}{name}{os.sep}" in file for file in files for name in _POOLING)
@@ -235,111 +288,3 @@ def _may_be_of_a_pool(record: SocketRecord) -> bool:
 
 class NotNowError(Exception):
     """The share of time for searches is used up: ask again at the next look."""
-
-
-# -- what a path says ------------------------------------------------------------------
-
-
-def _is_asking(path: Path) -> bool:
-    return path.spot is not None and path.spot.is_asking
-
-
-def _is_live(path: Path) -> bool:
-    """Tell whether what runs has the socket itself, or what wraps it: not in a collection."""
-    if path.kind not in _LIVE or _is_asking(path):
-        return False
-    things = path.things
-    begin = 0
-    if path.kind is RootKind.TASK:
-        inner = [index for index, thing in enumerate(things) if type(thing) in RESUMABLE]
-        begin = inner[-1] + 1 if inner else 1
-        begin += type(things[begin]) is FrameType  # Python 3.10
-    elif path.kind is RootKind.THREAD:  # its attributes, and the arguments of its target
-        begin = next((i + 1 for i, thing in enumerate(things) if type(thing) is tuple), 1)
-    return not paths.is_container(things[begin])
-
-
-def _rank(path: Path) -> tuple[int, ...]:
-    module = path.module if path.spot is None else path.spot.module
-    library = path.kind is RootKind.THREAD or (module is not None and is_library_module(module))
-    return (
-        path.kind is RootKind.LOOP,
-        _is_asking(path),
-        path.by_exception,
-        library,
-        len(path.things),
-    )
-
-
-def _held_by(search: Search, found: list[Path]) -> HeldBy:
-    if search.is_cycle:
-        return HeldBy.CYCLE
-    strong = [path for path in found if path.kind is not RootKind.LOOP]
-    if not strong:
-        return HeldBy.NAME if found else HeldBy.UNKNOWN
-    if all(path.by_exception for path in strong):
-        return HeldBy.EXCEPTION
-    if all(map(_is_live, strong)):
-        return HeldBy.LIVE
-    return HeldBy.NAME
-
-
-def _queue(found: list[Path]) -> str | None:
-    for path in found:
-        for thing in path.things[:-1]:
-            if any(inside.class_path(kind) in _QUEUES for kind in inside.mro(thing)):
-                return paths.in_words(path)
-    return None
-
-
-def _is_paused(thing: Any) -> bool:
-    names = {inside.class_path(kind) for kind in inside.mro(thing)}
-    return "asyncio.transports.ReadTransport" in names and inside.read(thing, "_paused") is True
-
-
-def _chain(found: list[Path]) -> list[Any]:
-    """Return what is on the way from the socket outward, running frames included."""
-    chain: list[Any] = []
-    for path in found:
-        chain += reversed(path.things)
-        if path.spot is not None:
-            chain += _frames_of(path.spot)
-    return chain
-
-
-def _frames_of(spot: Spot) -> list[FrameType]:
-    for ident, green, top in running_stacks():
-        if ident == spot.thread and green == spot.greenlet:
-            frame: FrameType | None = top
-            frames = []
-            while frame is not None:
-                frames.append(frame)
-                frame = frame.f_back
-            return frames
-    return []
-
-
-def _present(path: Path, depth: int) -> Origin | None:
-    """Return where the thread, task or greenlet that holds the socket is now."""
-    if path.kind is RootKind.TASK:
-        return _task_now(path.top.thing, depth)
-    ident = path.spot.thread if path.spot is not None else inside.read(path.top.thing, "_ident")
-    green = path.spot is not None and path.spot.greenlet
-    for running, is_green, top in running_stacks():
-        if running == ident and is_green == green:
-            stack = resolve(capture(top, depth))
-            name = None if green else paths.thread_name(ident)
-            return Origin(stack=tuple(f for f in stack if not is_ours(f)), thread=name)
-    return None
-
-
-def _task_now(task: Any, depth: int) -> Origin | None:
-    coroutine = paths.coroutine_of(task)
-    stack: list[Any] = []
-    while inside.is_one_of(type(coroutine), RESUMABLE) and len(stack) < depth:
-        frame = frame_of(coroutine)
-        if frame is None:
-            break
-        stack += resolve(capture(frame, 1))[:1]
-        coroutine = paths.awaited_by(coroutine)
-    return Origin(stack=tuple(reversed(stack)), task=paths.task_name(task)) if stack else None

@@ -5,6 +5,8 @@ holds the socket knows more: a row for each library says where it keeps the hand
 that runs now before the one that was configured. Without a row, the frames of the task or
 thread tell: the program's function that the library called. Watcher thread; no code of the
 program runs (``inside``) and nothing of it is kept.
+
+Over 400 lines, since the rows and what reads a callable refer to each other.
 """
 
 from __future__ import annotations
@@ -121,14 +123,16 @@ def _by_frames(chain: Sequence[object]) -> Iterator[Frame]:
         holder = max(index for index, ids in enumerate(values) if held in ids)
         named = [_of_frame(frame) for frame in frames]
         own = [is_application(frame) for frame in named]
-        if not own[holder]:  # the library holds it: whom did it call?
+        if not own[holder]:  # a library's: whom did it call, or else who called it?
             yield from (named[index] for index in range(holder - 1, -1, -1) if own[index])
-            continue
+            holder = next((i for i in range(holder, len(frames)) if own[i]), holder)
         outermost = holder
         while outermost + 1 < len(frames) and own[outermost + 1]:
             outermost += 1
         # A loop of the program's own, at the top of a script, is handed nothing.
-        yield named[holder if named[outermost].function == "<module>" else outermost]
+        told = named[holder if named[outermost].function == "<module>" else outermost]
+        if told.function != "<module>":
+            yield told
 
 
 def _stacks(chain: Sequence[object]) -> Iterator[list[FrameType]]:

@@ -61,7 +61,8 @@ def instance_dict(thing: object) -> dict[str, Any] | None:
     """
     for kind in mro(thing):
         descriptor = _members(kind).get("__dict__")
-        if type(descriptor) in (GetSetDescriptorType, MemberDescriptorType):  # a module's is one
+        # A module's is a member.
+        if is_one_of(type(descriptor), (GetSetDescriptorType, MemberDescriptorType)):
             try:
                 found = descriptor.__get__(thing)
             except (AttributeError, TypeError):

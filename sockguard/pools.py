@@ -84,6 +84,20 @@ def _look_up(thing: object) -> _Known:
     return known
 
 
+def classes() -> list[type]:
+    """Return the classes of known pools that are loaded, and those made of them."""
+    found: list[type] = []
+    for path in _KIND_BY_CLASS:
+        module, _, name = path.rpartition(".")
+        kind = inside.read(sys.modules.get(module), name)
+        if inside.isinstance_of(kind, type):
+            found.append(kind)
+    for kind in found:
+        below: list[type] = type.__subclasses__(kind)
+        found += [one for one in below if all(one is not other for other in found)]
+    return found
+
+
 def kind_of(thing: object) -> PoolKind | None:
     """Return which known pool this is, by its classes; its version is not looked at."""
     return _look_up(thing).kind

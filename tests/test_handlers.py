@@ -1110,6 +1110,26 @@ def test_the_function_that_a_librarys_loop_called() -> None:
     assert asked_of_thread(library["loop"]) == frame_of(greet_and_wait)
 
 
+def test_the_function_that_called_the_library_which_has_the_connection_now() -> None:
+    library = a_library(
+        "def talk(conn):\n    with conn:\n        conn.send(b'hello')\n        conn.recv(1)\n"
+    )
+
+    def calls(box: list[socket.socket]) -> None:
+        library["talk"](box.pop())
+
+    boxed: list[socket.socket] = []
+    with socket.create_server((HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection((HOST, port), timeout=PATIENCE_S) as client:
+            boxed.append(listener.accept()[0])
+            thread = threading.Thread(target=calls, args=(boxed,))
+            thread.start()
+            assert client.recv(5) == b"hello"
+            assert handler_of(port, client.getsockname()[1]) == frame_of(calls)
+        thread.join(PATIENCE_S)
+
+
 def unpack(box: list[socket.socket]) -> None:
     talk(box.pop())
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sockguard.drafts import Draft
 from sockguard.explainer import Explainer, NotNowError
 from sockguard.exporters.wording import place
-from sockguard.findings import FarEnd, Finding, Kind, PoolUse
+from sockguard.findings import FarEnd, Finding, Kind, PoolUse, Verdict
 from sockguard.records import SocketRecord
 from sockguard.sites import culprit
 from sockguard.verdicts import Signs, judge
@@ -28,7 +28,8 @@ class Conclusion(NamedTuple):
     @property
     def is_normal(self) -> bool:
         """Idle in a bounded pool: no leak."""
-        return self.pool is not None and self.pool.is_normal
+        is_pooled = self.finding.verdict is Verdict.POOLED
+        return is_pooled and self.pool is not None and self.pool.is_normal
 
 
 def _conclude(

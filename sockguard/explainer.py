@@ -12,17 +12,23 @@ import time
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sockguard import circumstances, handlers, paths, pools
 from sockguard.findings import HeldBy, Holding, PoolUse
 from sockguard.holders import Heap, RootKind, Search
+from sockguard.interrupts import is_programs
 from sockguard.poolkinds import KINDS, Census, PoolKind
 from sockguard.records import SocketRecord
 from sockguard.registry import alive
+from sockguard.sites import is_package_file
+from sockguard.stderr import complain
 
 #: Paths that a finding tells.
 MAX_TOLD: Final = 3
+#: Groups that are remembered, and lines and destinations whose pools are counted.
+MAX_REMEMBERED: Final = 4096
 #: Pools known at a time; sites whose pools are counted.
 MAX_KNOWN_POOLS: Final = 1000
 #: Searches may take so much of the time in the long run, after a first allowance.
@@ -36,11 +42,24 @@ _FRESH_NS: Final = 50_000_000
 _POOLING: Final = {path.partition(".")[0] for kind in KINDS for path in kind.classes}
 
 
+Answer = TypeVar("Answer")
+
+
 class _Known(NamedTuple):
     """A pool that a search has met."""
 
     reference: weakref.ref[Any]
     kind: PoolKind
+
+
+class _Keeper(NamedTuple):
+    """A pool that keeps a socket in trouble."""
+
+    pool: weakref.ref[Any]
+    record: SocketRecord
+
+    def still_keeps(self) -> bool:
+        return self.pool() is not None and alive(self.record) is not None
 
 
 class Explainer:
@@ -68,9 +87,7 @@ class Explainer:
         self._doubted: dict[int, None] = {}
         self._met: Counter[str] = Counter()
         #: By line and destination: the pools that keep troubled sockets.
-        self._sites: defaultdict[tuple[str, str | None], dict[int, weakref.ref[Any]]] = defaultdict(
-            dict
-        )
+        self._sites: defaultdict[tuple[str, str | None], dict[int, _Keeper]] = defaultdict(dict)
         self._credit_ns = ALLOWANCE_NS
         self._paid_ns = clock()
 
@@ -84,14 +101,28 @@ class Explainer:
         ``most_ns``, the GIL let go between steps. The caller has no reference to the socket:
         they are counted.
         """
+        try:
+            return self._explain(record, fingerprint, anew=anew, asked=asked)
+        except BaseException as error:
+            _let_go(error)
+            raise
+
+    def _explain(
+        self, record: SocketRecord, fingerprint: str, *, anew: bool, asked: bool
+    ) -> Holding | None:
         if alive(record) is None:
             return None
+        if len(self._met) >= MAX_REMEMBERED and fingerprint not in self._met:
+            self._met.clear()
         met = self._met[fingerprint] = self._met[fingerprint] + 1
         credit_ns = ALLOWANCE_NS if asked else self._credit()
         # A new cause, or one whose pools become many, is not to wait for those that are known.
-        is_urgent = met & (met - 1) == 0 or len(self._sites[fingerprint, record.peer]) > 1
+        is_urgent = met & (met - 1) == 0 or len(self._sites.get((fingerprint, record.peer), ())) > 1
         may_sweep = credit_ns > (-ALLOWANCE_NS if is_urgent else 0)
-        use = self._idle_in_a_pool(record, fingerprint, may_sweep=may_sweep)
+        use = _or_none(
+            "known pools",
+            lambda: self._idle_in_a_pool(record, fingerprint, may_sweep=may_sweep),
+        )
         # Of what is normal one search tells where such pools are; of what is not, or is in no
         # pool, every doubling. Searches leave some of the allowance to sweeps.
         is_due = met == 1 if use is not None and use.is_normal else met & (met - 1) == 0
@@ -103,6 +134,15 @@ class Explainer:
         began = time.thread_time_ns()
         try:
             holding = self._search(record, fingerprint)
+        except NotNowError:
+            self._met[fingerprint] -= 1
+            raise
+        except Exception as error:
+            if is_programs(error):
+                raise
+            # The host must never pay for our bug; nor may we fail in silence.
+            complain(f"who holds a socket could not be told: {error!r}")
+            return Holding(cut="the search failed")
         finally:
             self._credit_ns -= 0 if asked else time.thread_time_ns() - began
         if holding.pool is None or not holding.pool.is_idle:
@@ -135,6 +175,8 @@ class Explainer:
         )
         try:
             search.run()
+            if search.is_interrupted:
+                raise NotNowError  # half a search accuses what is well
             return self._conclude(search, fingerprint, record)
         finally:
             search.close()
@@ -149,16 +191,20 @@ class Explainer:
             words = [paths.unseen_in_words(way)]
         words += self._weak_words(search)
         things = search.things
-        self._learn(things)
+        _or_none("pools", lambda: self._learn(things))
         live = next((path for path in found if circumstances.is_live(path)), None)
         return Holding(
             paths=tuple(words),
             held_by=circumstances.held_by(search, found),
             waits_at=None if live is None else circumstances.present(live, self._depth),
-            pool=self._pool_of(things, search.target, fingerprint, record.peer),
+            pool=_or_none(
+                "a pool", lambda: self._pool_of(things, search.target, fingerprint, record)
+            ),
             queue=circumstances.queue(found),
             is_paused=any(circumstances.is_paused(thing) for thing in things),
-            handler=handlers.handler(circumstances.chain(found)) if record.accepted else None,
+            handler=_or_none("a handler", lambda: handlers.handler(circumstances.chain(found)))
+            if record.accepted
+            else None,
             cut=search.cut,
         )
 
@@ -194,7 +240,7 @@ class Explainer:
         census, sock = known.kind.look(pool), alive(record)
         if census is None or sock is None or all(item is not sock for item in census.idle):
             return None
-        return self._use(pool, census, fingerprint, record.peer, is_idle=True)
+        return self._use(pool, census, fingerprint, record, is_idle=True)
 
     def _look(self) -> None:
         """Look which sockets are idle in the pools that are known."""
@@ -203,7 +249,7 @@ class Explainer:
         for key, known in list(self._known.items()):
             pool = known.reference()
             if pool is None:
-                del self._known[key]
+                self._known.pop(key, None)
                 continue
             census = known.kind.look(pool)
             self._idle |= {} if census is None else dict.fromkeys(map(id, census.idle), known)
@@ -222,16 +268,16 @@ class Explainer:
         self._credit_ns -= time.thread_time_ns() - began
 
     def _pool_of(
-        self, things: list[Any], sock: Any, fingerprint: str, peer: str | None
+        self, things: list[Any], sock: Any, fingerprint: str, record: SocketRecord
     ) -> PoolUse | None:
         for thing in things:
             census = pools.census(thing) if pools.kind_of(thing) is not None else None
             if census is None:
                 continue
             if any(item is sock for item in census.idle):
-                return self._use(thing, census, fingerprint, peer, is_idle=True)
+                return self._use(thing, census, fingerprint, record, is_idle=True)
             if any(item is sock for item in census.in_use or ()):
-                return self._use(thing, census, fingerprint, peer, is_idle=False)
+                return self._use(thing, census, fingerprint, record, is_idle=False)
         return None
 
     def _learn(self, things: list[Any]) -> None:
@@ -252,7 +298,7 @@ class Explainer:
         return reference
 
     def _use(
-        self, pool: Any, census: Census, fingerprint: str, peer: str | None, *, is_idle: bool
+        self, pool: Any, census: Census, fingerprint: str, record: SocketRecord, *, is_idle: bool
     ) -> PoolUse | None:
         kind = pools.kind_of(pool)
         if kind is None:
@@ -260,11 +306,14 @@ class Explainer:
         alike = 1
         reference = self._know(pool, kind)
         if reference is not None and is_idle:
-            site = self._sites[fingerprint, peer]
-            site[id(pool)] = reference
-            for key, other in list(site.items()):
-                if other() is None:
-                    del site[key]
+            key = (fingerprint, record.peer)
+            if len(self._sites) >= MAX_REMEMBERED and key not in self._sites:
+                self._sites.clear()  # they are met again
+            site = self._sites[key]
+            site[id(pool)] = _Keeper(reference, record)
+            for one, keeper in list(site.items()):
+                if not keeper.still_keeps():
+                    site.pop(one, None)
             alike = len(site)
         return PoolUse(
             key=id(pool),
@@ -287,4 +336,25 @@ def _may_be_of_a_pool(record: SocketRecord) -> bool:
 
 
 class NotNowError(Exception):
-    """The share of time for searches is used up: ask again at the next look."""
+    """The share of time for searches is used up, or a fork waits: ask again at the next look."""
+
+
+def _or_none(what: str, look: Callable[[], Answer]) -> Answer | None:
+    """Return what ``look`` does; a failure of ours costs that answer alone, and is said once."""
+    try:
+        return look()
+    except Exception as error:
+        if is_programs(error):
+            raise
+        complain(f"{what} could not be looked at: {error!r}")
+        return None
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear our frames behind ``error``, which may be the program's, and be kept by it."""
+    step = error.__traceback__
+    while step is not None:
+        if is_package_file(step.tb_frame.f_code.co_filename):
+            with suppress(RuntimeError):  # it runs still
+                step.tb_frame.clear()
+        step = step.tb_next

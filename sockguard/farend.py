@@ -13,6 +13,7 @@ from typing import Any, Final
 from sockguard import endpoints, narrate
 from sockguard.descriptors import identity
 from sockguard.findings import FarEnd, Origin
+from sockguard.interrupts import is_programs
 from sockguard.observers import sock_diag, tcp_info
 from sockguard.records import SocketRecord
 from sockguard.registry import Registry, alive, reachable
@@ -51,6 +52,8 @@ class FarEnds:
         try:
             return self._find(record, budget_ns)
         except Exception as error:  # the program's audit hook may forbid anything
+            if is_programs(error):
+                raise
             complain(f"the far end of a connection could not be told: {error!r}")
             return None
 

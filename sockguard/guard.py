@@ -86,7 +86,8 @@ class Guard:
 
         Returns what is open ``threshold`` seconds (default: the guard's) after its peer
         went, and once each what was freed unclosed so long after. Publishes nothing.
-        About 2 µs a tracked socket; any thread. Raises ``ConfigError`` for a threshold that
+        About 2 µs a tracked socket, and a search for the holders of each group (``--explain``);
+        any thread. Raises ``ConfigError`` for a threshold that
         can't be used, and ``RuntimeError`` once the guard has been taken out.
         """
         seconds = self.config.threshold

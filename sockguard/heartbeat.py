@@ -80,6 +80,7 @@ class Heartbeat:
             # The host must never pay for our bug; nor may we fail in silence.
             complain(f"the watcher failed and is switched off: {error!r}")
         finally:
+            beat.ident = None  # another thread may get the number
             beat.done.release()
 
     def is_leaving(self) -> bool:

@@ -49,6 +49,10 @@ _NEAR: Final = 4
 _PAUSE_S: Final = 0.0005
 # A busy machine makes a search late, not dear: the clock may take so much longer.
 _CLOCK_TO_CPU: Final = 3
+# So many more targets make a pass twice as dear. Measured: 8 to 20.
+_AS_DEAR: Final = 10
+# What a whole program refers to has many referrers: the time is looked at every so many.
+_GLANCE: Final = 512
 # The references to a local variable's object when `getrefcount` is asked.
 _MINE: Final = 2
 
@@ -141,16 +145,16 @@ class Heap:
 
     def pass_ns(self, targets: int) -> int:
         """Return what a pass for so many targets will take, as far as is known."""
-        return int(sys.getallocatedblocks() * self._ns_a_block * (1 + targets / 16))
+        return int(sys.getallocatedblocks() * self._ns_a_block * (1 + targets / _AS_DEAR))
 
     def width(self) -> int:
         """Return how many targets a pass may have to stay within its bound."""
         one = self.pass_ns(0)
-        return max(1, min(MAX_WIDTH, int((self._most_ns / max(one, 1) - 1) * 16)))
+        return max(1, min(MAX_WIDTH, int((self._most_ns / max(one, 1) - 1) * _AS_DEAR)))
 
     def learn(self, took_ns: int, targets: int) -> None:
         # A pass compares each reference with all targets: eight cost half as much again.
-        a_block = took_ns / max(sys.getallocatedblocks(), 1) / (1 + targets / 16)
+        a_block = took_ns / max(sys.getallocatedblocks(), 1) / (1 + targets / _AS_DEAR)
         self._ns_a_block += (a_block - self._ns_a_block) / (1 if a_block > self._ns_a_block else 4)
 
 
@@ -178,6 +182,8 @@ class Search:
         self.unseen: Node | None = None
         #: Why the search ended before its end, in words.
         self.cut: str | None = None
+        #: Given up for a fork: what was found is not to be used.
+        self.is_interrupted = False
         self._heap = heap
         self._gives_up = gives_up
         self._cpu_end = time.thread_time_ns() + most_ns
@@ -205,7 +211,7 @@ class Search:
                 self.cut = "the heap is too large to be searched"
                 return
             if self._gives_up():
-                self.cut = "the search was interrupted"
+                self.is_interrupted = True
                 return
             if len(edge) > (width := self._heap.width()):
                 edge, self._is_narrowed = edge[:width], True
@@ -215,6 +221,8 @@ class Search:
             levels_left -= 1
             was_named = self._is_named()
             edge = self._level(edge)
+            if self.cut is not None:
+                return
             if self._is_named() and not was_named:
                 levels_left = min(levels_left, _FURTHER)
             _sleep(_PAUSE_S)  # the GIL let go
@@ -222,6 +230,12 @@ class Search:
             self.cut = "no name within reach"
         elif not self.paths:
             self._weigh()
+        elif all(path.by_exception for path in self.paths):
+            self._weigh()
+            is_all, self.is_cycle = self.is_cycle, False
+            if not is_all:
+                self.unseen = None
+                self.cut = "something else refers to it that cannot be looked into"
 
     def _is_over(self, next_ns: int) -> bool:
         """Tell whether there is no time for a step that takes so long."""
@@ -254,7 +268,7 @@ class Search:
 
     def close(self) -> None:
         """Let go of every object of the program."""
-        self.target = None
+        self.target = self.unseen = None
         self.paths.clear()
         self._nodes.clear()
 
@@ -275,6 +289,9 @@ class Search:
         hidden = {id(things), id(known), id(self._nodes), id(self.paths), id(self.__dict__)}
         found: list[Node] = []
         while referrers:
+            if not len(referrers) % _GLANCE and self._is_over(0):
+                self.cut = "the search ran out of time"
+                break
             thing = referrers.pop()
             if id(thing) in hidden or thing is self or type(thing) is Node or type(thing) is Path:
                 continue

@@ -26,12 +26,16 @@ _CO_OPTIMIZED: Final = 1
 _SNAPSHOT_TAKERS: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
 # Up to 3.12 a look at ``f_locals`` leaves a snapshot in the frame. PEP 667
 _HAS_SNAPSHOTS: Final = sys.version_info < (3, 13)
+# References to a snapshot: the frame's, a variable's, an argument's.
+_OURS: Final = 3
 
 _members: Final[Any] = type.__dict__["__dict__"].__get__
 _mro: Final[Any] = type.__dict__["__mro__"].__get__
 _module: Final[Any] = type.__dict__["__module__"].__get__
 _qualname: Final[Any] = type.__dict__["__qualname__"].__get__
 
+# A module's is a member.
+_DICT_DESCRIPTORS: Final = (GetSetDescriptorType, MemberDescriptorType)
 _absent: Final = object()
 
 
@@ -168,7 +172,8 @@ def locals_of(frame: FrameType) -> dict[str, Any]:
         return {}
     snapshot = frame.f_locals
     copy = dict(snapshot)
-    snapshot.clear()
+    if sys.getrefcount(snapshot) <= _OURS:  # else the program keeps it: as it was before us
+        snapshot.clear()
     return copy
 
 

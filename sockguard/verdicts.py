@@ -62,7 +62,11 @@ RULES: Final = (
     Rule(
         Verdict.POOLED,
         Confidence.CERTAIN,
-        lambda signs: signs.is_idle and signs.pool is not None and signs.pool.is_normal,
+        lambda signs: (
+            signs.pool is not None
+            and signs.pool.is_normal
+            and signs.holding.held_by is not HeldBy.CYCLE
+        ),
         "it is idle in a pool, which will notice at its next use: {pool.title}",
         "nothing in a service, while the pool is bounded; in a test, close the session or client;"
         " against the delay at its next use: {pool.option}",
@@ -104,11 +108,21 @@ RULES: Final = (
         lambda signs: (
             signs.pool is not None
             and not signs.is_idle
-            and signs.holding.held_by is not HeldBy.LIVE
+            and signs.holding.waits_at is None
+            and signs.holding.cut is None
             and signs.record.eof is None
         ),
         "a pool counts it as in use, but no thread or task works with it: {pool.title}",
         "give it back: close the response, the stream or the connection in a `with` at {line}",
+    ),
+    Rule(
+        Verdict.STUCK,
+        Confidence.LIKELY,
+        lambda signs: (
+            signs.pool is not None and not signs.is_idle and signs.holding.waits_at is not None
+        ),
+        "it is in use, by its pool's count, and what runs with it waits elsewhere: {pool.title}",
+        "give that wait a timeout, or give the connection back before it: opened at {line}",
     ),
     Rule(
         Verdict.STUCK,

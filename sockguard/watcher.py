@@ -86,6 +86,8 @@ class Watcher:
         self._correspondence: Final = Correspondence(registry, config.depth)
         self._answers = False
         self._far_end: Final = self._correspondence.far_end
+        # Two searches at a time would meet each other's lists. Never taken inside `_lock`.
+        self._explaining: Any = original("_thread", "RLock")()
         self._readings: Final = Readings(registry, observer, self.leaks)
         #: Processor time spent in looks, whoever's thread it was.
         self.cpu_ns = 0
@@ -117,15 +119,17 @@ class Watcher:
         if self._answers:
             self._correspondence.turn(troubled)
         if drafts:
-            concluded = conclude(
-                drafts, self._explainer, self._far_end
-            )  # may take a while: not inside
+            concluded = self._conclude(drafts)  # may take a while: not inside
             with self._looking(now_ns) as now:
                 for conclusion in concluded:
                     self._settle(conclusion, now)
                 events += self._take_events()
         if events:  # decided inside the lock, said outside: an exporter may block
             self._publish(events)
+
+    def _conclude(self, drafts: Iterable[Draft], *, asked: bool = False) -> list[Conclusion]:
+        with self._explaining:
+            return conclude(drafts, self._explainer, self._far_end, asked=asked)
 
     def _young(self) -> Iterator[SocketRecord]:
         """Yield sockets in trouble whose other end nobody has looked for, each once."""
@@ -177,7 +181,7 @@ class Watcher:
                     drafts.append(self._drafter.of_burial(freed, trouble))
             self._drop_closed()
         wanted = [draft for draft in drafts if draft is not None]
-        concluded = conclude(wanted, self._explainer, self._far_end, asked=True)
+        concluded = self._conclude(wanted, asked=True)
         return [conclusion.finding for conclusion in concluded if not conclusion.is_normal]
 
     def examine(
@@ -201,7 +205,7 @@ class Watcher:
         wanted = [draft for draft in drafts.values() if draft is not None]
         if not explained:
             return [draft.finding for draft in wanted]
-        return [one.finding for one in conclude(wanted, self._explainer, self._far_end, asked=True)]
+        return [conclusion.finding for conclusion in self._conclude(wanted, asked=True)]
 
     def summarize(self) -> Summary:
         """Return what the process leaves behind: exact groups, and who is merely late."""

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from sockguard import inside, paths
 from sockguard.findings import HeldBy, Origin
-from sockguard.holders import RESUMABLE, Path, RootKind, Search, Spot, frame_of
-from sockguard.holders import stacks as running_stacks
+from sockguard.holders import RESUMABLE, Path, RootKind, Search, frame_of
+from sockguard.running import Spot
+from sockguard.running import stacks as running_stacks
 from sockguard.sites import is_library_module, is_ours
 from sockguard.stacks import capture, resolve
 

@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sockguard import circumstances, handlers, paths, pools
 from sockguard.findings import HeldBy, Holding, PoolUse
-from sockguard.holders import Heap, RootKind, Search
+from sockguard.heap import Heap
+from sockguard.holders import RootKind, Search
 from sockguard.interrupts import is_programs
 from sockguard.poolkinds import KINDS, Census, PoolKind
 from sockguard.records import SocketRecord

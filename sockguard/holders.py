@@ -16,12 +16,10 @@ import sys
 import threading
 import time
 import weakref
-from _thread import get_ident
 from collections.abc import Callable, Iterator
 from itertools import islice
 from types import (
     AsyncGeneratorType,
-    CodeType,
     CoroutineType,
     FrameType,
     GeneratorType,
@@ -31,37 +29,29 @@ from types import (
 from typing import Any, Final, NamedTuple
 
 from sockguard import inside
+from sockguard.heap import MAX_WIDTH, Heap
 from sockguard.native import original
+from sockguard.running import Spot, running_locals
 from sockguard.sites import is_package_file
 
 #: Processor time of one group's search, all in all; of one pass over the heap.
 MAX_SEARCH_NS: Final = 300_000_000
-MAX_PASS_NS: Final = 50_000_000
 #: Levels, objects of a level, and paths that are looked at.
 MAX_LEVELS: Final = 28
-MAX_WIDTH: Final = 24
 MAX_PATHS: Final = 8
 # Behind the first name found, other holders are looked for so many levels further.
 _FURTHER: Final = 2
-_MAX_FRAMES: Final = 2000
 # Of the objects that were met, so many are asked for weak references to them.
 _NEAR: Final = 4
 _PAUSE_S: Final = 0.0005
 # A busy machine makes a search late, not dear: the clock may take so much longer.
 _CLOCK_TO_CPU: Final = 3
-# So many more targets make a pass twice as dear. Measured: 8 to 20.
-_AS_DEAR: Final = 10
 # What a whole program refers to has many referrers: the time is looked at every so many.
 _GLANCE: Final = 512
 # The references to a local variable's object when `getrefcount` is asked.
 _MINE: Final = 2
 
 RESUMABLE: Final = (GeneratorType, CoroutineType, AsyncGeneratorType)
-# What a pass takes for a block, until it is known here. Measured: 10 to 12 on 3.10 and 3.11,
-# 5 to 9 on 3.12 and 3.13.
-_NS_A_BLOCK: Final = 12.0
-# One pass that was disturbed must not be the last: what was learned is forgotten so.
-_FORGET: Final = 0.7
 _sleep: Final = original("time", "sleep")
 
 
@@ -78,18 +68,6 @@ class RootKind(enum.Enum):
     LOOP = "loop"
     #: A test or a fixture of pytest's, while it lasts.
     TEST = "test"
-
-
-class Spot(NamedTuple):
-    """A local variable of a running frame, in words and numbers: the frame is not kept."""
-
-    thread: int
-    code: CodeType
-    module: str
-    name: str
-    #: It runs in the thread that asks: no proof that anything is stuck.
-    is_asking: bool
-    greenlet: bool = False
 
 
 class Node:
@@ -127,35 +105,6 @@ class Path(NamedTuple):
     def by_exception(self) -> bool:
         """Whether the way leads through the traceback of an exception."""
         return any(type(node.thing) is TracebackType for node in self.top.chain())
-
-
-class Heap:
-    """How dear a pass over this process's heap is, learned from those that were made."""
-
-    def __init__(self, most_ns: int = MAX_PASS_NS) -> None:
-        self._most_ns = most_ns
-        self._ns_a_block = _NS_A_BLOCK
-        self.is_too_large = False
-
-    def allows_a_pass(self) -> bool:
-        self.is_too_large = self.pass_ns(1) > self._most_ns
-        if self.is_too_large:
-            self._ns_a_block = max(_NS_A_BLOCK, self._ns_a_block * _FORGET)
-        return not self.is_too_large
-
-    def pass_ns(self, targets: int) -> int:
-        """Return what a pass for so many targets will take, as far as is known."""
-        return int(sys.getallocatedblocks() * self._ns_a_block * (1 + targets / _AS_DEAR))
-
-    def width(self) -> int:
-        """Return how many targets a pass may have to stay within its bound."""
-        one = self.pass_ns(0)
-        return max(1, min(MAX_WIDTH, int((self._most_ns / max(one, 1) - 1) * _AS_DEAR)))
-
-    def learn(self, took_ns: int, targets: int) -> None:
-        # A pass compares each reference with all targets: eight cost half as much again.
-        a_block = took_ns / max(sys.getallocatedblocks(), 1) / (1 + targets / _AS_DEAR)
-        self._ns_a_block += (a_block - self._ns_a_block) / (1 if a_block > self._ns_a_block else 4)
 
 
 class Search:
@@ -433,50 +382,3 @@ def _module_dicts() -> dict[int, str]:
             if own is not None and id(own) not in found:
                 found[id(own)] = name
     return found
-
-
-def running_locals() -> tuple[dict[int, list[Spot]], set[int]]:
-    """Return where objects stand in local variables of running frames, by ``id``; the frames'.
-
-    All threads, and suspended greenlets; 2 µs a frame. Keeps neither frame nor value.
-    """
-    spots: dict[int, list[Spot]] = {}
-    running: set[int] = set()
-    asking = get_ident()
-    left = _MAX_FRAMES
-    for ident, green, top in stacks():
-        frame: FrameType | None = top
-        while frame is not None and left > 0:
-            left -= 1
-            running.add(id(frame))
-            code = frame.f_code
-            if not is_package_file(code.co_filename):
-                module = dict.get(frame.f_globals, "__name__")
-                for name, value in inside.locals_of(frame).items():
-                    spot = Spot(ident, code, inside.text(module), name, ident == asking, green)
-                    spots.setdefault(id(value), []).append(spot)
-            frame = frame.f_back
-    return spots, running
-
-
-def stacks() -> Iterator[tuple[int, bool, FrameType]]:
-    """Yield all threads' identities and innermost frames, then those of suspended greenlets."""
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001
-        yield ident, False, frame
-    for green in greenlets():
-        frame = sys.modules["greenlet"].greenlet.gr_frame.__get__(green)
-        if frame is not None:
-            yield id(green), True, frame
-
-
-def greenlets() -> list[Any]:
-    """Return the suspended greenlets of classes made in Python: gevent's, eventlet's."""
-    greenlet = sys.modules.get("greenlet")
-    base = getattr(greenlet, "greenlet", None)
-    if base is None:
-        return []
-    kinds: list[Any] = list(type.__subclasses__(base))
-    for kind in kinds:
-        kinds += type.__subclasses__(kind)
-    instances = gc.get_referrers(*kinds) if kinds else []
-    return [thing for thing in islice(instances, _MAX_FRAMES) if inside.isinstance_of(thing, base)]

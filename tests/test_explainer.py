@@ -25,7 +25,8 @@ import sockguard
 from sockguard import handlers
 from sockguard.config import load
 from sockguard.findings import LEAK, MAX_POOLS, POOLED, Confidence, Event, Finding, Verdict
-from sockguard.holders import MAX_PASS_NS, MAX_SEARCH_NS, Heap
+from sockguard.heap import MAX_PASS_NS, Heap
+from sockguard.holders import MAX_SEARCH_NS
 from sockguard.observers import build, tcp_info
 from sockguard.watcher import Watcher
 

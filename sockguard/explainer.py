@@ -36,7 +36,7 @@ MAX_KNOWN_POOLS: Final = 1000
 SHARE: Final = 0.02
 ALLOWANCE_NS: Final = 1_000_000_000
 
-# How long it is remembered which sockets were idle in which pool; it is looked at again then.
+# A socket that was not seen idle in a pool is looked for again when the last look is so old.
 _FRESH_NS: Final = 50_000_000
 
 # Packages that keep pools: the first word of their classes' paths.
@@ -227,9 +227,10 @@ class Explainer:
         self, record: SocketRecord, fingerprint: str, *, may_sweep: bool
     ) -> PoolUse | None:
         """Return the pool that keeps a socket idle. ``may_sweep``: by a pass, if need be."""
-        if self._clock() - self._looked_ns > _FRESH_NS:
-            self._look()
         known = self._idle.get(id(alive(record)))
+        if known is None and self._clock() - self._looked_ns > _FRESH_NS:
+            self._look()
+            known = self._idle.get(id(alive(record)))
         is_new = known is None and record.created_ns >= self._swept_ns
         if is_new and may_sweep and _may_be_of_a_pool(record):
             self._sweep()

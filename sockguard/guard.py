@@ -365,13 +365,15 @@ class BorrowedGuard:
 
 
 @contextmanager
-def watch(*, threshold: float = 0.0, level: str = "full") -> Iterator[Guard | BorrowedGuard]:
+def watch(
+    *, threshold: float = 0.0, level: str = "full", explain: float = 0.3
+) -> Iterator[Guard | BorrowedGuard]:
     """Guard a block of code: nothing is printed and no thread runs, ``check`` tells.
 
     Inside an installed guard it borrows that one, with its own ``threshold`` and the
     installed level, and leaves it installed.
     """
-    config = load({"threshold": threshold, "level": level})
+    config = load({"threshold": threshold, "level": level, "explain": explain})
     if _installed is not None:
         yield BorrowedGuard(_installed, config.threshold)
         return

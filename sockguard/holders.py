@@ -218,6 +218,9 @@ class Search:
     def close(self) -> None:
         """Let go of every object of the program."""
         self.target = self.unseen = None
+        # Whoever has a node yet, as an exception's traceback may, has nothing of the program.
+        for node in (*self._nodes.values(), *(path.top for path in self.paths)):
+            node.thing = node.child = None
         self.paths.clear()
         self._nodes.clear()
 

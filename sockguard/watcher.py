@@ -119,8 +119,10 @@ class Watcher:
         if self._answers:
             self._correspondence.turn(troubled)
         if drafts:
+            began = time.thread_time_ns()
             concluded = self._conclude(drafts)  # may take a while: not inside
             with self._looking(now_ns) as now:
+                self.cpu_ns += time.thread_time_ns() - began
                 for conclusion in concluded:
                     self._settle(conclusion, now)
                 events += self._take_events()
@@ -168,7 +170,7 @@ class Watcher:
 
         Sockets freed unclosed are told once. 2 µs a healthy socket.
         """
-        with self._looking(now_ns) as now:
+        with self._explaining, self._looking(now_ns) as now:
             self._bury()
             cases = [case for case in self._look_at_all(now) if case is not None]
             drafts = [

@@ -1,11 +1,12 @@
 """Services that share their clients as good programs do, and servers that soon hang up on them.
 
 ``python pool_traffic.py serve KEEP_ALIVE HTTP REDIS`` prints its ports: so many that speak
-HTTP, so many Redis, and one of HTTP more, of which each hang-up is printed, with its time.
+HTTP, so many Redis, and one of HTTP more, of which the times of the first five hang-ups are
+printed, on one line.
 
-``python pool_traffic.py trade SECONDS RATE`` reads those ports. For so long it asks services
+``python pool_traffic.py trade SECONDS RATE HTTP`` reads those ports. For so long it asks services
 of each library, so often a second; says ``healthy`` when that is over; upon a line
-``sessions N`` it makes a session for each of N requests, and keeps it.
+``N`` it makes a session for each of so many requests, and keeps it.
 
 Both end with their standard input.
 """
@@ -46,6 +47,7 @@ async def speak_redis(reader, writer, first):
 
 async def serve(keep_alive_s, http, redis):
     """Answer, and hang up on whoever says nothing for ``keep_alive_s``."""
+    hung_up = []
 
     def handler(speak, told):
         async def handle(reader, writer):
@@ -54,7 +56,9 @@ async def serve(keep_alive_s, http, redis):
                     await speak(reader, writer, first)
             except asyncio.TimeoutError:
                 if told:
-                    print(writer.get_extra_info("peername")[1], time.time(), flush=True)
+                    hung_up.append(time.time())
+                    if len(hung_up) == 5:
+                        print(*hung_up, flush=True)
             except (OSError, EOFError, ValueError):  # the client went, amid a sentence perhaps
                 pass
             finally:

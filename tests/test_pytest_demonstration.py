@@ -62,6 +62,7 @@ def test_each_verdict_of_the_demonstration_is_right(tmp_path):
     judge(run(tmp_path / "report.xml", "-p", "no:randomly"), 1)
 
 
+@pytest.mark.long
 def test_each_verdict_is_right_in_two_workers_and_in_random_order(tmp_path):
     judge(run(tmp_path / "report.xml", "-n", "2"), 2)
 

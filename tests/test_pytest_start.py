@@ -332,7 +332,13 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("where", RUNS)
+# Each is a process of its own: some seconds on two cores are what the default run has for them.
+QUICK = ("in a test", "in a fixture that is wider", "in setup_module")
+
+
+@pytest.mark.parametrize(
+    "where", [w if w in QUICK else pytest.param(w, marks=pytest.mark.long) for w in RUNS]
+)
 def test_the_first_socket_is_whose_it_is(where, tmp_path: Path):
     code, expected = RUNS[where]
     done = run(project(tmp_path, test_first=code), "--sockguard", plugins=("anyio",))

@@ -10,6 +10,7 @@ sockguard.uninstall()
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 import warnings
@@ -154,9 +155,10 @@ class Guard:
         if self._engine is None and self._registry.newest is None:
             return  # a fork that opened no socket: it has no record to close
         try:
-            engine = self._the_engine(publishes=True)
-            engine.tick()
-            summary = engine.watcher.summarize()
+            with _no_collection():
+                engine = self._the_engine(publishes=True)
+                engine.tick()
+                summary = engine.watcher.summarize()
             engine.each(lambda exporter: exporter.summarize(summary))
         except Exception as error:
             complain(f"the summary failed: {error!r}")
@@ -257,6 +259,18 @@ class Guard:
     def _in_multiprocessing_child(self) -> None:
         util: Any = sys.modules["multiprocessing.util"]
         util.Finalize(None, self.finish, exitpriority=-1000)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Have the collector wait: by our allocations it would free leaks before they are told."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 # -- one guard a process ---------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from situations import peer
+from support.connections import abandoned, wait_for_the_end
 from support.hooked import hooks
 
 import sockguard
@@ -38,21 +39,6 @@ pytestmark = pytest.mark.filterwarnings(
 PATIENCE_S = 10.0
 LATER_NS = 10**12
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-def abandoned() -> socket.socket:
-    """Return a connection whose peer has closed."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        connection = socket.create_connection(listener.getsockname())
-        theirs, _ = listener.accept()
-    theirs.close()
-    wait_for_the_end(connection)
-    return connection
-
-
-def wait_for_the_end(connection: socket.socket) -> None:
-    connection.settimeout(PATIENCE_S)
-    assert connection.recv(1, socket.MSG_PEEK) == b""
 
 
 class Server:

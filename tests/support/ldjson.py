@@ -19,6 +19,7 @@ T = TypeVar("T")
 def lines(path: Path, event: str | None = None) -> list[Line]:
     """Return the lines of ``path``, those of one event only if it is named."""
     text = path.read_text("utf-8") if path.exists() else ""
+    text = text[: text.rfind("\n") + 1]  # a line that is being written is not there yet
     found = [json.loads(line) for line in text.splitlines()]
     return [line for line in found if event is None or line["event"] == event]
 

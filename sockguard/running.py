@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from _thread import get_ident
-from collections.abc import Iterator
 from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -52,14 +51,25 @@ def running_locals() -> tuple[dict[int, list[Spot]], set[int]]:
     return spots, running
 
 
-def stacks() -> Iterator[tuple[int, bool, FrameType]]:
-    """Yield all threads' identities and innermost frames, then those of suspended greenlets."""
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001
-        yield ident, False, frame
+def stacks() -> list[tuple[int, bool, FrameType]]:
+    """Return all threads' identities and innermost frames, then those of suspended greenlets.
+
+    Of the asking thread, the innermost frame that is not ours: a frame of ours that has
+    itself in a variable would keep all that it has, and that its callers have, alive.
+    """
+    frames = sys._current_frames()  # noqa: SLF001
+    ident = get_ident()
+    own: FrameType | None = frames.pop(ident, None)
+    while own is not None and is_package_file(own.f_code.co_filename):
+        own = own.f_back
+    found = [(other, False, frame) for other, frame in frames.items()]
+    if own is not None:
+        found.append((ident, False, own))
     for green in greenlets():
         frame = sys.modules["greenlet"].greenlet.gr_frame.__get__(green)
         if frame is not None:
-            yield id(green), True, frame
+            found.append((id(green), True, frame))
+    return found
 
 
 def greenlets() -> list[Any]:
